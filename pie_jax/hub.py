@@ -1,0 +1,75 @@
+"""Turning what a user names (`demo`, a folder, a hub id) into a folder; hashing its files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pie_jax.errors import InputError, PieError
+
+DEMO = "demo"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def resolve_folder(name: str | Path, *, demo: str, patterns: list[str], what: str) -> Path:
+    """Return the folder of a model or transcoder.
+
+    `name` is `demo`, a folder, or a Hugging Face hub id (`owner/name`, optionally `@revision`),
+    whose files matching `patterns` are fetched. Raises `InputError` where it is none of these.
+    """
+    if str(name) == DEMO:
+        return Path(__file__).parent / "demo" / demo
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    repo, _, revision = str(name).partition("@")
+    if not _HUB_ID.fullmatch(repo) or folder.exists():
+        raise InputError(
+            f"{what} `{name}` is not a folder; give `demo`, a folder, or a hub id like owner/name."
+        )
+    return _fetch(repo, revision or None, patterns, what)
+
+
+def _fetch(repo: str, revision: str | None, patterns: list[str], what: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise InputError(
+            f"{what} `{repo}` is gated: accept its licence on the hub and log in (`hf auth login`)."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise InputError(
+            f"{what} `{repo}` is neither a folder here nor a repository or revision on the hub."
+        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise PieError(
+            f"{what} `{repo}` is no folder here, and the hub cannot be reached "
+            f"({type(error).__name__}); check the path or the connection."
+        ) from error
+
+
+def hash_files(paths: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file by its name, in order of names.
+
+    A file in the hub's cache is a link to a blob named after its SHA-256; that is taken as is.
+    """
+    return {path.name: _sha256(path) for path in sorted(paths)}
+
+
+def _sha256(path: Path) -> str:
+    blob = path.resolve()
+    if path.is_symlink() and blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name):
+        return blob.name
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""The one frozen description that drives the transformer, and its presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+Activation = Literal["silu", "gelu_tanh"]
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """Llama-3's frequency scaling: wavelengths beyond the original context are stretched."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and switches of a decoder-only transformer.
+
+    Letters: L `num_layers`, D `d_model`, M `d_mlp`, H `num_heads`, G `num_kv_heads`,
+    K `head_dim`, V `vocab_size`.
+    """
+
+    family: str
+    vocab_size: int
+    num_layers: int
+    d_model: int
+    d_mlp: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    rope_theta: float
+    max_positions: int
+    rope_scaling: Llama3Rope | None = None
+    tie_embeddings: bool = True
+    activation: Activation = "silu"
+    # Gemma's RMSNorm multiplies by (1 + weight).
+    norm_offset: float = 0.0
+    # Gemma-2 normalises each block's output as well as its input.
+    post_norms: bool = False
+    # Gemma multiplies embeddings by sqrt(D), rounded to the embedding's dtype.
+    scale_embeddings: bool = False
+    query_scale: float | None = None
+    attention_softcap: float | None = None
+    final_softcap: float | None = None
+    sliding_window: int | None = None
+    # One flag per layer: does it attend within `sliding_window` only?
+    sliding_layers: tuple[bool, ...] = field(default=())
+
+    @property
+    def scale(self) -> float:
+        """Factor on attention scores; head_dim^-0.5 unless the model sets its own."""
+        return self.head_dim**-0.5 if self.query_scale is None else self.query_scale
+
+
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Return the rotary angle per position, [K / 2] in radians, with llama3 scaling applied."""
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponent
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies.astype(np.float32)
+    wavelength = 2 * math.pi / frequencies
+    context = scaling.original_max_position_embeddings
+    # 1 keeps a frequency as it is (short waves), 0 divides it by the factor (long waves).
+    smooth = (context / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    smooth = np.clip(smooth, 0.0, 1.0)
+    return (frequencies * (smooth + (1 - smooth) / scaling.factor)).astype(np.float32)
+
+
+_LLAMA_3_ROPE = Llama3Rope(32.0, 1.0, 4.0, 8192)
+
+_LLAMA_3_2_1B = ModelConfig(
+    family="llama",
+    vocab_size=128256,
+    num_layers=16,
+    d_model=2048,
+    d_mlp=8192,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=64,
+    norm_eps=1e-5,
+    rope_theta=500000.0,
+    max_positions=131072,
+    rope_scaling=_LLAMA_3_ROPE,
+)
+
+
+def _gemma_2(num_layers: int, d_model: int, d_mlp: int, heads: int, kv_heads: int) -> ModelConfig:
+    return ModelConfig(
+        family="gemma2",
+        vocab_size=256000,
+        num_layers=num_layers,
+        d_model=d_model,
+        d_mlp=d_mlp,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=256,
+        norm_eps=1e-6,
+        rope_theta=10000.0,
+        max_positions=8192,
+        activation="gelu_tanh",
+        norm_offset=1.0,
+        post_norms=True,
+        scale_embeddings=True,
+        query_scale=256**-0.5,
+        attention_softcap=50.0,
+        final_softcap=30.0,
+        sliding_window=4096,
+        sliding_layers=tuple(layer % 2 == 0 for layer in range(num_layers)),
+    )
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "llama-3.2-1b": _LLAMA_3_2_1B,
+    "llama-3.2-3b": replace(
+        _LLAMA_3_2_1B, num_layers=28, d_model=3072, num_heads=24, head_dim=128
+    ),
+    "gemma-2-2b": _gemma_2(26, 2304, 9216, 8, 4),
+    "gemma-2-9b": _gemma_2(42, 3584, 14336, 16, 8),
+}

@@ -1,0 +1,14 @@
+"""Model families: one file each, entered in `FAMILIES`."""
+
+from pie_jax.models.families import gemma2, llama
+from pie_jax.models.families.base import Family
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        llama.FAMILY,
+        gemma2.FAMILY,
+    )
+}
+
+__all__ = ["FAMILIES", "Family"]

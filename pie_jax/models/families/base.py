@@ -1,0 +1,144 @@
+"""What a model family has to say: how to read its config and where its tensors go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pie_jax.errors import InputError
+from pie_jax.models.config import Llama3Rope, ModelConfig
+
+# Attributes that say nothing about the forward pass.
+IGNORED = frozenset(
+    """
+    _name_or_path architectures auto_map bos_token_id cache_implementation chunk_size_feed_forward
+    dtype eos_token_id id2label initializer_range is_decoder is_encoder_decoder label2id model_type
+    name_or_path output_attentions output_hidden_states pad_token_id pretraining_tp problem_type
+    return_dict torch_dtype transformers_version unsloth_fixed use_cache attention_dropout
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a leaf of the transformer comes from.
+
+    `name` is the checkpoint's name, with `{}` for the layer where the leaf is stacked. `shape`
+    is the tensor's shape on disk, as a function of the config; `transpose` swaps its two axes
+    before it is reshaped to the leaf's own shape.
+    """
+
+    name: str
+    shape: Callable[[ModelConfig], tuple[int, ...]]
+    transpose: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: `parse` and `unparse` its config, `tensors` maps leaf paths to the file's."""
+
+    model_type: str
+    architecture: str
+    parse: Callable[[Fields], ModelConfig]
+    unparse: Callable[[ModelConfig], dict[str, Any]]
+    tensors: Mapping[str, Tensor]
+
+
+class Fields:
+    """A config.json read strictly: what nobody asked for is an error in the end."""
+
+    def __init__(self, raw: Mapping[str, Any], source: str):
+        self.raw, self.source = raw, source
+        self._left = set(raw) - IGNORED
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value, or the default where it is absent or null."""
+        self._left.discard(key)
+        value = self.raw.get(key)
+        return default if value is None else value
+
+    def need(self, key: str, kind: type) -> Any:
+        """Return a number that must be there."""
+        value = self.get(key)
+        wanted = (int, float) if kind is float else (kind,)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise InputError(
+                f"{self.source}: `{key}` must be {kind.__name__}, but it is {value!r}; "
+                "is this the config.json of the model?"
+            )
+        return kind(value)
+
+    def expect(self, key: str, allowed: tuple[Any, ...]) -> Any:
+        """Return a value that must be one of `allowed`, or absent."""
+        value = self.get(key)
+        if value is not None and value not in allowed:
+            known = ", ".join(repr(a) for a in allowed)
+            raise InputError(
+                f"{self.source}: `{key}` is {value!r}, but this model family is only handled with "
+                f"{known}; use another checkpoint or add it to pie_jax/models."
+            )
+        return value
+
+    def finish(self) -> None:
+        """Refuse attributes that no one has read."""
+        if self._left:
+            names = ", ".join(f"`{key}`" for key in sorted(self._left))
+            raise InputError(
+                f"{self.source}: config attributes that are not handled: {names}; remove them if "
+                "they do not change the forward pass, or add them to pie_jax/models/families."
+            )
+
+
+def parse_rope(fields: Fields) -> tuple[float, Llama3Rope | None]:
+    """Read RoPE's base and scaling in the old spelling (`rope_theta`, `rope_scaling`) and the
+    new one (`rope_parameters`)."""
+    new = fields.get("rope_parameters")
+    old = fields.get("rope_scaling")
+    theta = fields.get("rope_theta")
+    scaling = dict(new or old or {})
+    base = scaling.pop("rope_theta", theta)
+    if not isinstance(base, int | float):
+        raise InputError(f"{fields.source}: `rope_theta` must be a number, but it is {base!r}.")
+    # Older files say `type`.
+    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
+    scaling.pop("type", None)
+    if kind == "default" and not scaling:
+        return float(base), None
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    if kind != "llama3" or sorted(scaling) != sorted(names):
+        raise InputError(
+            f"{fields.source}: RoPE scaling {kind!r} with {sorted(scaling)} is not handled; known "
+            f"are 'default' and 'llama3' with {sorted(names)}."
+        )
+    return float(base), Llama3Rope(*(scaling[name] for name in names))
+
+
+def common_tensors() -> dict[str, Tensor]:
+    """Return the map that Llama and Gemma share: Hugging Face stores [out, in] matrices."""
+
+    def heads(kv: bool) -> Callable[[ModelConfig], tuple[int, ...]]:
+        return lambda c: ((c.num_kv_heads if kv else c.num_heads) * c.head_dim, c.d_model)
+
+    layer = "model.layers.{}."
+    attention, mlp = layer + "self_attn.", layer + "mlp."
+    return {
+        "embedding": Tensor("model.embed_tokens.weight", lambda c: (c.vocab_size, c.d_model)),
+        "unembedding": Tensor("lm_head.weight", lambda c: (c.vocab_size, c.d_model)),
+        "final_norm.weight": Tensor("model.norm.weight", lambda c: (c.d_model,)),
+        "blocks.attention_norm.weight": norm(layer + "input_layernorm.weight"),
+        "blocks.attention.query": Tensor(attention + "q_proj.weight", heads(False), True),
+        "blocks.attention.key": Tensor(attention + "k_proj.weight", heads(True), True),
+        "blocks.attention.value": Tensor(attention + "v_proj.weight", heads(True), True),
+        "blocks.attention.output": Tensor(
+            attention + "o_proj.weight", lambda c: (c.d_model, c.num_heads * c.head_dim), True
+        ),
+        "blocks.mlp.gate": Tensor(mlp + "gate_proj.weight", lambda c: (c.d_mlp, c.d_model), True),
+        "blocks.mlp.up": Tensor(mlp + "up_proj.weight", lambda c: (c.d_mlp, c.d_model), True),
+        "blocks.mlp.down": Tensor(mlp + "down_proj.weight", lambda c: (c.d_model, c.d_mlp), True),
+    }
+
+
+def norm(name: str) -> Tensor:
+    """Return the entry of a norm's weight."""
+    return Tensor(name, lambda c: (c.d_model,))

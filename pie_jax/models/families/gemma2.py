@@ -1,0 +1,99 @@
+"""Gemma 2: alternating sliding window, two soft caps, four norms, scaled embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pie_jax.errors import InputError
+from pie_jax.models.config import ModelConfig
+from pie_jax.models.families.base import Family, Fields, Tensor, common_tensors, norm, parse_rope
+
+_LAYER_TYPES = {"sliding_attention": True, "full_attention": False}
+
+
+def parse(fields: Fields) -> ModelConfig:
+    """Read a Gemma-2 config.json."""
+    fields.expect("attention_bias", (False,))
+    fields.expect("use_bidirectional_attention", (False,))
+    fields.expect("hidden_act", ("gelu_pytorch_tanh",))
+    fields.expect("hidden_activation", ("gelu_pytorch_tanh",))
+    theta, scaling = parse_rope(fields)
+    layers = fields.need("num_hidden_layers", int)
+    return ModelConfig(
+        family="gemma2",
+        vocab_size=fields.need("vocab_size", int),
+        num_layers=layers,
+        d_model=fields.need("hidden_size", int),
+        d_mlp=fields.need("intermediate_size", int),
+        num_heads=fields.need("num_attention_heads", int),
+        num_kv_heads=fields.need("num_key_value_heads", int),
+        head_dim=fields.need("head_dim", int),
+        norm_eps=fields.need("rms_norm_eps", float),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        max_positions=fields.need("max_position_embeddings", int),
+        tie_embeddings=fields.get("tie_word_embeddings", True),
+        activation="gelu_tanh",
+        norm_offset=1.0,
+        post_norms=True,
+        scale_embeddings=True,
+        query_scale=fields.need("query_pre_attn_scalar", float) ** -0.5,
+        attention_softcap=fields.get("attn_logit_softcapping"),
+        final_softcap=fields.get("final_logit_softcapping"),
+        sliding_window=fields.need("sliding_window", int),
+        sliding_layers=_sliding_layers(fields, layers),
+    )
+
+
+def _sliding_layers(fields: Fields, layers: int) -> tuple[bool, ...]:
+    """Read `layer_types`; older files lack it: even layers slide."""
+    kinds = fields.get("layer_types")
+    if kinds is None:
+        return tuple(layer % 2 == 0 for layer in range(layers))
+    if len(kinds) != layers or any(kind not in _LAYER_TYPES for kind in kinds):
+        raise InputError(
+            f"{fields.source}: `layer_types` must name {layers} layers out of "
+            f"{sorted(_LAYER_TYPES)}, but it is {kinds!r}."
+        )
+    return tuple(_LAYER_TYPES[kind] for kind in kinds)
+
+
+def unparse(config: ModelConfig) -> dict[str, Any]:
+    """Write a Gemma-2 config.json."""
+    assert config.query_scale is not None
+    return {
+        "architectures": ["Gemma2ForCausalLM"],
+        "model_type": "gemma2",
+        "attention_bias": False,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_mlp,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "max_position_embeddings": config.max_positions,
+        "tie_word_embeddings": config.tie_embeddings,
+        "query_pre_attn_scalar": round(config.query_scale**-2),
+        "attn_logit_softcapping": config.attention_softcap,
+        "final_logit_softcapping": config.final_softcap,
+        "sliding_window": config.sliding_window,
+        "layer_types": [
+            "sliding_attention" if slides else "full_attention" for slides in config.sliding_layers
+        ],
+    }
+
+
+_LAYER = "model.layers.{}."
+_TENSORS: dict[str, Tensor] = {
+    **common_tensors(),
+    "blocks.attention_post_norm.weight": norm(_LAYER + "post_attention_layernorm.weight"),
+    "blocks.mlp_norm.weight": norm(_LAYER + "pre_feedforward_layernorm.weight"),
+    "blocks.mlp_post_norm.weight": norm(_LAYER + "post_feedforward_layernorm.weight"),
+}
+
+FAMILY = Family("gemma2", "Gemma2ForCausalLM", parse, unparse, _TENSORS)

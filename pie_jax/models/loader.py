@@ -1,0 +1,213 @@
+"""Hugging Face folders to a transformer and back, strictly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pie_jax.errors import InputError
+from pie_jax.hub import resolve_folder
+from pie_jax.models.config import ModelConfig
+from pie_jax.models.families import FAMILIES, Family
+from pie_jax.models.families.base import Fields, Tensor
+from pie_jax.models.tokenizer import Tokenizer, load_tokenizer
+from pie_jax.models.transformer import Transformer, abstract_transformer
+from pie_jax.tensor_files import TensorFile, require_finite
+
+_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
+_INDEX = "model.safetensors.index.json"
+_WEIGHTS = "model.safetensors"
+_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A transformer with its tokenizer and the folder that both came from."""
+
+    transformer: Transformer
+    tokenizer: Tokenizer
+    name: str
+    folder: Path
+
+    @property
+    def config(self) -> ModelConfig:
+        """Return the transformer's config."""
+        return self.transformer.config
+
+    def files(self) -> list[Path]:
+        """Return the files that decide what the model computes."""
+        return sorted(
+            path
+            for path in self.folder.iterdir()
+            if path.suffix == ".safetensors" or path.name in _FILES
+        )
+
+
+def load_model(name: str | Path = "demo", dtype: str = "float32") -> LanguageModel:
+    """Load a language model and its tokenizer from a folder, a hub id or `demo`.
+
+    Weights go leaf by leaf to the device in `dtype` (`float32` or `bfloat16`). Raises
+    `InputError` for anything in the folder that is missing, broken or not handled.
+    """
+    folder = resolve_folder(name, demo="model", patterns=_PATTERNS, what="model")
+    config = read_config(folder / "config.json")
+    transformer = load_transformer(folder, config, parse_dtype(dtype))
+    return LanguageModel(transformer, load_tokenizer(folder, config.vocab_size), str(name), folder)
+
+
+def parse_dtype(name: str) -> jnp.dtype:
+    """Return the dtype that weights are kept in."""
+    if name not in ("float32", "bfloat16"):
+        raise InputError(f"dtype `{name}` is not known; use float32 or bfloat16.")
+    return jnp.dtype(name)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a config.json; an unknown architecture or attribute is an `InputError`."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); fetch it again.") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: must hold one JSON object.")
+    family = FAMILIES.get(raw.get("model_type", ""))
+    architectures = raw.get("architectures")
+    if family is None or architectures not in (None, [family.architecture]):
+        known = ", ".join(f"{f.model_type} ({f.architecture})" for f in FAMILIES.values())
+        raise InputError(
+            f"{path}: model type {raw.get('model_type')!r} with architectures {architectures} is "
+            f"not handled; known are {known}."
+        )
+    fields = Fields(raw, str(path))
+    config = family.parse(fields)
+    fields.finish()
+    return config
+
+
+def load_transformer(folder: Path, config: ModelConfig, dtype: jnp.dtype) -> Transformer:
+    """Fill a transformer from the safetensors of a folder, every tensor exactly once."""
+    family = FAMILIES[config.family]
+    where = _tensor_files(folder)
+    graph, state = nnx.split(abstract_transformer(config, dtype))
+    leaves, used = [], set[str]()
+    flat = nnx.to_flat_state(state)
+    for path, leaf in flat:
+        entry = _entry(family, path)
+        names = list(_checkpoint_names(entry, config))
+        _check_map(folder, where, names, used)
+        leaves.append((path, leaf.replace(_load_leaf(entry, names, where, leaf, config))))
+    _check_all_used(folder, where, used, config)
+    return nnx.merge(graph, nnx.from_flat_state(leaves))
+
+
+def _entry(family: Family, path: tuple) -> Tensor:
+    key = ".".join(str(part) for part in path)
+    if key not in family.tensors:
+        raise InputError(f"model family {family.model_type}: leaf `{key}` has no tensor mapped.")
+    return family.tensors[key]
+
+
+def _checkpoint_names(entry: Tensor, config: ModelConfig) -> Iterator[str]:
+    if "{}" not in entry.name:
+        yield entry.name
+        return
+    for layer in range(config.num_layers):
+        yield entry.name.format(layer)
+
+
+def _check_map(folder: Path, where: dict[str, TensorFile], names: list[str], used: set) -> None:
+    missing = [name for name in names if name not in where]
+    if missing:
+        raise InputError(
+            f"{folder}: tensor `{missing[0]}` is missing ({len(missing)} in all); fetch the "
+            "checkpoint again, or check config.json."
+        )
+    twice = used.intersection(names)
+    if twice:
+        raise InputError(f"{folder}: tensor `{min(twice)}` is mapped twice by the model family.")
+    used.update(names)
+
+
+def _check_all_used(
+    folder: Path, where: dict[str, TensorFile], used: set[str], config: ModelConfig
+) -> None:
+    left = set(where) - used
+    # Some files of tied models carry the embedding a second time.
+    tied = "lm_head.weight"
+    if config.tie_embeddings and tied in left:
+        embedding = where["model.embed_tokens.weight"].tensor("model.embed_tokens.weight")
+        if not np.array_equal(where[tied].tensor(tied), embedding):
+            raise InputError(
+                f"{folder}: config.json ties the embeddings, but `{tied}` differs from them; set "
+                "`tie_word_embeddings` to false."
+            )
+        left.discard(tied)
+    # Rotary frequencies follow from the config; old exports stored them.
+    left = {name for name in left if not name.endswith("rotary_emb.inv_freq")}
+    if left:
+        raise InputError(
+            f"{folder}: {len(left)} tensors belong to nothing in this model, the first is "
+            f"`{min(left)}`; is config.json the checkpoint's own?"
+        )
+
+
+def _load_leaf(entry: Tensor, names: list[str], where, leaf, config: ModelConfig) -> jax.Array:
+    shape, dtype = tuple(leaf.shape), leaf.dtype
+    host = np.empty((len(names), *(shape[1:] if "{}" in entry.name else shape)), dtype)
+    for index, name in enumerate(names):
+        tensor = where[name].tensor(name, entry.shape(config))
+        require_finite(tensor, f"{where[name].path}: tensor `{name}`")
+        host[index] = (tensor.T if entry.transpose else tensor).reshape(host.shape[1:])
+    return jax.device_put(host.reshape(shape))
+
+
+def _tensor_files(folder: Path) -> dict[str, TensorFile]:
+    """Return the file that holds each tensor; one in two files is an error."""
+    paths = [folder / _WEIGHTS]
+    if (folder / _INDEX).exists():
+        try:
+            index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+            paths = [folder / name for name in sorted(set(index.values()))]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InputError(f"{folder / _INDEX}: not a safetensors index; fetch it again.") from error
+    where: dict[str, TensorFile] = {}
+    for path in paths:
+        file = TensorFile(path)
+        for name in file.names():
+            if name in where:
+                raise InputError(f"{path}: tensor `{name}` is also in {where[name].path.name}.")
+            where[name] = file
+    return where
+
+
+def save_model(transformer: Transformer, folder: Path, dtype: str = "float32") -> None:
+    """Write config.json and model.safetensors as transformers reads them.
+
+    Tokenizer files are the caller's: they are copied, not derived.
+    """
+    from safetensors.numpy import save_file
+
+    config = transformer.config
+    family, kind = FAMILIES[config.family], parse_dtype(dtype)
+    tensors: dict[str, np.ndarray] = {}
+    for path, leaf in nnx.to_flat_state(nnx.state(transformer)):
+        entry = _entry(family, path)
+        names = list(_checkpoint_names(entry, config))
+        stacked = np.asarray(leaf[...]).reshape(len(names), *leaf.shape["{}" in entry.name :])
+        rows, columns = (*entry.shape(config), 1)[:2]
+        for name, value in zip(names, stacked, strict=True):
+            matrix = value.reshape(columns, rows).T if entry.transpose else value
+            tensors[name] = np.ascontiguousarray(matrix, kind).reshape(entry.shape(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**family.unparse(config), "torch_dtype": dtype}, indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})

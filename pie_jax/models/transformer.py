@@ -1,0 +1,249 @@
+"""A decoder-only transformer for one prompt, with its layers stacked and scanned.
+
+Shapes: T positions, L layers, D model, M MLP, H heads, G key/value heads, K head size,
+V vocabulary. Batches come from `jax.vmap` outside.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from pie_jax.models.config import ModelConfig, rope_frequencies
+from pie_jax.models.gradient_rules import FULL, GradientRule
+
+_INIT = nnx.initializers.normal(0.02)
+
+
+class Streams(NamedTuple):
+    """What one pass computes before the unembedding.
+
+    `residual` [T, D] after the last layer; `resid_mid` [L, T, D] the stream between attention
+    and MLP (the input of a CLT); `mlp_out` [L, T, D] each MLP's own output, after its
+    post-norm if it has one and without `mlp_delta`. All float32.
+    """
+
+    residual: Float[Array, "T D"]
+    resid_mid: Float[Array, "L T D"]
+    mlp_out: Float[Array, "L T D"]
+
+
+class Outputs(NamedTuple):
+    """Logits [T, V] in float32 and the streams that led to them."""
+
+    logits: Float[Array, "T V"]
+    resid_mid: Float[Array, "L T D"]
+    mlp_out: Float[Array, "L T D"]
+
+
+class Norm(nnx.Module):
+    """RMS norm in float32; the weight counts from `offset`."""
+
+    def __init__(self, config: ModelConfig, dtype=jnp.float32):
+        self.weight = nnx.Param(jnp.full((config.d_model,), 1.0 - config.norm_offset, dtype))
+        self.offset, self.eps = config.norm_offset, config.norm_eps
+
+    def __call__(self, x: Float[Array, "T D"], rule: GradientRule) -> Float[Array, "T D"]:
+        scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        weight = self.weight[...].astype(jnp.float32) + self.offset
+        return x * rule.norm_scale(scale) * weight
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype=jnp.float32):
+        d, k = config.d_model, config.head_dim
+        h, g = config.num_heads, config.num_kv_heads
+        self.query = nnx.Param(_INIT(rngs.params(), (d, h, k), dtype))
+        self.key = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
+        self.value = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
+        self.output = nnx.Param(_INIT(rngs.params(), (h, k, d), dtype))
+        self.config = config
+
+    def __call__(
+        self,
+        x: Float[Array, "T D"],
+        angles: Float[Array, "T half"],
+        mask: Bool[Array, "T T"],
+        rule: GradientRule,
+    ) -> Float[Array, "T D"]:
+        config, g = self.config, self.config.num_kv_heads
+        q = rotate(_project("td,dhk->thk", x, self.query), angles)
+        k = rotate(_project("td,dgk->tgk", x, self.key), angles)
+        v = _project("td,dgk->tgk", x, self.value)
+        q = q.reshape(q.shape[0], g, config.num_heads // g, config.head_dim)
+        scores = _einsum("tgrk,sgk->grts", q, k, self.query[...].dtype) * config.scale
+        if config.attention_softcap is not None:
+            cap = config.attention_softcap
+            scores = cap * jnp.tanh(scores / cap)
+        pattern = rule.pattern(jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1))
+        z = _einsum("grts,sgk->tgrk", pattern, v, self.query[...].dtype)
+        z = z.reshape(z.shape[0], config.num_heads, config.head_dim)
+        return _project("thk,hkd->td", z, self.output)
+
+
+class Mlp(nnx.Module):
+    """Gated MLP: down(act(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype=jnp.float32):
+        d, m = config.d_model, config.d_mlp
+        self.gate = nnx.Param(_INIT(rngs.params(), (d, m), dtype))
+        self.up = nnx.Param(_INIT(rngs.params(), (d, m), dtype))
+        self.down = nnx.Param(_INIT(rngs.params(), (m, d), dtype))
+        self.silu = config.activation == "silu"
+
+    def __call__(self, x: Float[Array, "T D"], rule: GradientRule) -> Float[Array, "T D"]:
+        gate = rule.activation(
+            jax.nn.silu if self.silu else jax.nn.gelu, _project("td,dm->tm", x, self.gate)
+        )
+        hidden = rule.product(gate * _project("td,dm->tm", x, self.up))
+        return _project("tm,md->td", hidden, self.down)
+
+
+class Block(nnx.Module):
+    """Attention and MLP around a residual stream, with Gemma-2's post-norms where asked."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.attention_norm = Norm(config, dtype)
+        self.attention = Attention(config, rngs, dtype)
+        self.mlp_norm = Norm(config, dtype)
+        self.mlp = Mlp(config, rngs, dtype)
+        self.attention_post_norm = Norm(config, dtype) if config.post_norms else None
+        self.mlp_post_norm = Norm(config, dtype) if config.post_norms else None
+
+    def __call__(self, x, angles, mask, rule: GradientRule, mlp_delta=None):
+        """Return the stream after the block, resid_mid and the MLP's output, [T, D] each."""
+        attended = self.attention(self.attention_norm(x, rule), angles, mask, rule)
+        if self.attention_post_norm is not None:
+            attended = self.attention_post_norm(attended, rule)
+        resid_mid = x + attended
+        mlp_out = self.mlp(self.mlp_norm(resid_mid, rule), rule)
+        if self.mlp_post_norm is not None:
+            mlp_out = self.mlp_post_norm(mlp_out, rule)
+        mlp_out = rule.mlp_output(mlp_out)
+        written = mlp_out if mlp_delta is None else mlp_out + mlp_delta
+        return resid_mid + written, resid_mid, mlp_out
+
+
+class Transformer(nnx.Module):
+    """Token ids to logits for one prompt; interventions come in as `mlp_delta`."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype=jnp.float32):
+        vocabulary = (config.vocab_size, config.d_model)
+        self.config = config
+        self.embedding = nnx.Param(_INIT(rngs.params(), vocabulary, dtype))
+
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stack(layer_rngs: nnx.Rngs) -> Block:
+            return Block(config, layer_rngs, dtype)
+
+        self.blocks = stack(rngs.split(config.num_layers))
+        self.final_norm = Norm(config, dtype)
+        self.unembedding = (
+            None if config.tie_embeddings else nnx.Param(_INIT(rngs.params(), vocabulary, dtype))
+        )
+
+    def streams(
+        self,
+        tokens: Int[Array, " T"],
+        mlp_delta: Float[Array, "L T D"] | None = None,
+        rule: GradientRule = FULL,
+    ) -> Streams:
+        """Run every layer; `mlp_delta` is added to the MLP outputs.
+
+        Padding goes on the right: attention is causal, so it changes nothing before it.
+        """
+        config, length = self.config, tokens.shape[0]
+        x = self.embed(tokens)
+        positions = jnp.arange(length, dtype=jnp.float32)
+        angles = positions[:, None] * jnp.asarray(rope_frequencies(config))
+        causal, local = _masks(config, length)
+        sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
+
+        def layer(x, inputs):
+            block, slides, delta = inputs
+            mask = jnp.where(slides, local, causal)
+            x, resid_mid, mlp_out = block(x, angles, mask, rule, delta)
+            return x, (resid_mid, mlp_out)
+
+        x, (resid_mid, mlp_out) = jax.lax.scan(layer, x, (self.blocks, sliding, mlp_delta))
+        return Streams(x, resid_mid, mlp_out)
+
+    def mlp_inputs(self, resid_mid: Float[Array, "L T D"]) -> Float[Array, "L T D"]:
+        """Return the normalised inputs of every MLP, which some transcoders read."""
+        return jax.vmap(lambda norm, x: norm(x, FULL))(self.blocks.mlp_norm, resid_mid)
+
+    def embed(self, tokens: Int[Array, " T"]) -> Float[Array, "T D"]:
+        """Look tokens up, [T, D] in float32."""
+        table = self.embedding[...]
+        x = table[tokens].astype(jnp.float32)
+        if self.config.scale_embeddings:
+            x = x * jnp.sqrt(jnp.float32(self.config.d_model)).astype(table.dtype).astype(x.dtype)
+        return x
+
+    def unembed(
+        self, residual: Float[Array, "T D"], rule: GradientRule = FULL
+    ) -> Float[Array, "T V"]:
+        """Turn the last residual stream at any positions into logits, float32."""
+        table = self.embedding if self.unembedding is None else self.unembedding
+        logits = _project("td,vd->tv", self.final_norm(residual, rule), table)
+        cap = self.config.final_softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def __call__(
+        self,
+        tokens: Int[Array, " T"],
+        mlp_delta: Float[Array, "L T D"] | None = None,
+        rule: GradientRule = FULL,
+    ) -> Outputs:
+        """Return logits [T, V], CLT inputs and MLP outputs [L, T, D]; what is unused costs nothing
+        under jit."""
+        streams = self.streams(tokens, mlp_delta, rule)
+        logits = self.unembed(streams.residual, rule)
+        return Outputs(logits, streams.resid_mid, streams.mlp_out)
+
+
+def rotate(x: Float[Array, "T N K"], angles: Float[Array, "T half"]) -> Float[Array, "T N K"]:
+    """Rotate the two halves of every head by the position's angles (Hugging Face's layout)."""
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def abstract_transformer(config: ModelConfig, dtype=jnp.float32) -> Transformer:
+    """Return the model with shapes and dtypes in place of arrays; nothing is allocated."""
+    return nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0), dtype))
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Count the parameters that a config leads to, tied ones once."""
+    leaves = jax.tree.leaves(nnx.state(abstract_transformer(config), nnx.Param))
+    return sum(leaf.size for leaf in leaves)
+
+
+def _masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
+    distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
+    causal = distance >= 0
+    if config.sliding_window is None:
+        return causal, causal
+    return causal, causal & (distance < config.sliding_window)
+
+
+def _project(spec: str, x: Array, weight: nnx.Param) -> Array:
+    return _einsum(spec, x, weight[...], weight[...].dtype)
+
+
+def _einsum(spec: str, x: Array, y: Array, dtype) -> Array:
+    # Products in the weights' dtype, sums in float32 whatever that is.
+    return jnp.einsum(
+        spec,
+        x.astype(dtype),
+        y.astype(dtype),
+        preferred_element_type=jnp.float32,
+        precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None,
+    )

@@ -1,0 +1,110 @@
+"""Safetensors files as memory maps: only the bytes that are touched are read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from pie_jax.errors import InputError
+
+_DTYPES: dict[str, np.dtype] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class TensorFile:
+    """One safetensors file, opened without reading its tensors.
+
+    Raises `InputError` where the file is missing, truncated or not safetensors.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._entries, self._start = _read_header(path)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors."""
+        return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._entry(name)["shape"])
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """Return a memory map of a tensor, of the given shape if one is given."""
+        entry = self._entry(name)
+        found = tuple(entry["shape"])
+        if shape is not None and found != shape:
+            raise InputError(
+                f"{self.path}: tensor `{name}` has shape {list(found)}, but {list(shape)} was "
+                "expected; the file does not belong to this config."
+            )
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise InputError(
+                f"{self.path}: tensor `{name}` is stored as {entry['dtype']}; known are "
+                f"{', '.join(_DTYPES)}: convert the file first."
+            )
+        begin, end = entry["data_offsets"]
+        if end - begin != dtype.itemsize * int(np.prod(found, dtype=np.int64)):
+            raise InputError(f"{self.path}: tensor `{name}` has the wrong size; fetch it again.")
+        if 0 in found:
+            return np.zeros(found, dtype)
+        return np.memmap(self.path, dtype, mode="r", offset=self._start + begin, shape=found)
+
+    def _entry(self, name: str) -> Mapping:
+        if name not in self._entries:
+            raise InputError(
+                f"{self.path}: tensor `{name}` is missing; the file holds "
+                f"{_some(list(self._entries))}."
+            )
+        return self._entries[name]
+
+
+def require_finite(values: np.ndarray, what: str) -> None:
+    """Raise `InputError` where an array holds NaN or infinity."""
+    # A sum is finite only if every part is; it spares a mask of the array's size.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(np.sum(values, dtype=np.float64))
+    if suspicious and not np.isfinite(np.asarray(values, np.float32)).all():
+        raise InputError(f"{what} holds NaN or infinite values; fetch or train the file again.")
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(f"`{name}`" for name in sorted(names)[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _read_header(path: Path) -> tuple[dict, int]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+            text = file.read(length) if 8 + length <= size else b""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    try:
+        entries = json.loads(text)
+        entries.pop("__metadata__", None)
+        needed = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{path}: not a safetensors file, or truncated; fetch or write it again."
+        ) from error
+    if 8 + length + needed > size:
+        raise InputError(
+            f"{path}: truncated: {8 + length + needed} bytes are announced, {size} are there; "
+            "fetch it again."
+        )
+    return entries, 8 + length

@@ -1,0 +1,64 @@
+"""What a transcoder format has to say, and circuit-tracer's config.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pie_jax.errors import InputError
+from pie_jax.transcoders.config import InputSite, OutputSite
+from pie_jax.transcoders.stored import Transcoder
+
+_INPUT_HOOKS: dict[str, InputSite] = {"hook_resid_mid": "resid_mid", "mlp.hook_in": "mlp_in"}
+_OUTPUT_HOOKS: dict[str, OutputSite] = {
+    "hook_mlp_out": "after_post_norm",
+    "mlp.hook_out": "before_post_norm",
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout on disk: `layout` in words, `recognises` a folder, `open` it."""
+
+    layout: str
+    recognises: Callable[[Path], bool]
+    open: Callable[[Path], Transcoder]
+
+
+def model_kind(folder: Path) -> str | None:
+    """Return `model_kind` of a folder's config.yaml, None where there is no such file."""
+    path = folder / "config.yaml"
+    return str(read_yaml(path).get("model_kind")) if path.exists() else None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a config.yaml, which must be a mapping."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not readable as YAML; fetch it again.") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: must hold a mapping with `model_kind` and the hooks.")
+    return raw
+
+
+def input_site(raw: dict[str, Any], folder: Path) -> InputSite:
+    """Return what the features read, from `feature_input_hook`."""
+    return _hook(raw, folder, "feature_input_hook", _INPUT_HOOKS)
+
+
+def output_site(raw: dict[str, Any], folder: Path) -> OutputSite:
+    """Return where the features write, from `feature_output_hook`."""
+    return _hook(raw, folder, "feature_output_hook", _OUTPUT_HOOKS)
+
+
+def _hook(raw: dict[str, Any], folder: Path, key: str, known: dict[str, Any]) -> Any:
+    if raw.get(key) not in known:
+        raise InputError(
+            f"{folder / 'config.yaml'}: `{key}` is {raw.get(key)!r}; known are {', '.join(known)}."
+        )
+    return known[raw[key]]

@@ -1,0 +1,57 @@
+"""Opening a transcoder folder of any known format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pie_jax.errors import InputError
+from pie_jax.hub import resolve_folder
+from pie_jax.models.config import ModelConfig
+from pie_jax.models.loader import parse_dtype
+from pie_jax.transcoders.formats import FORMATS
+from pie_jax.transcoders.stored import Transcoder, load_encoder
+
+_PATTERNS = ["*.yaml", "*.safetensors"]
+
+
+def load_transcoder(
+    name: str | Path = "demo", *, encoders_on_disk: bool = False, dtype: str | None = None
+) -> Transcoder:
+    """Open a transcoder from a folder, a hub id or `demo`; decoders stay on disk.
+
+    Encoders move to the device unless `encoders_on_disk`, in the file's dtype unless `dtype`
+    says otherwise. Raises `InputError` for an unknown layout, hook or shape.
+    """
+    folder = resolve_folder(name, demo="clt", patterns=_PATTERNS, what="transcoder")
+    for reader in FORMATS.values():
+        if reader.recognises(folder):
+            transcoder = replace(reader.open(folder), name=str(name))
+            break
+    else:
+        known = "; ".join(f"{key}: {reader.layout}" for key, reader in FORMATS.items())
+        raise InputError(f"{folder}: not a transcoder folder of a known format ({known}).")
+    if encoders_on_disk:
+        return transcoder
+    kind = None if dtype is None else parse_dtype(dtype)
+    resident = tuple(
+        load_encoder(arrays, f"{folder}: encoder {layer}", kind)
+        for layer, arrays in enumerate(transcoder.encoder_arrays)
+    )
+    return replace(transcoder, resident=resident)
+
+
+def require_match(transcoder: Transcoder, config: ModelConfig, model_name: str) -> None:
+    """Raise `InputError` where a transcoder cannot belong to a model."""
+    ours, theirs = transcoder.config, config
+    if (ours.num_layers, ours.d_model) != (theirs.num_layers, theirs.d_model):
+        raise InputError(
+            f"transcoder {transcoder.name} has {ours.num_layers} layers of width {ours.d_model}, "
+            f"but model {model_name} has {theirs.num_layers} of width {theirs.d_model}; they do "
+            "not belong together."
+        )
+    if ours.output_site == "before_post_norm" and theirs.post_norms:
+        raise InputError(
+            f"transcoder {transcoder.name} writes before the post-norm of model {model_name}'s "
+            "MLPs (`mlp.hook_out`); only `hook_mlp_out` is handled there."
+        )

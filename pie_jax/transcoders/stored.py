@@ -1,0 +1,79 @@
+"""A transcoder on disk: encoders on the device or streamed, decoder rows read as needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pie_jax.errors import InputError
+from pie_jax.tensor_files import require_finite
+from pie_jax.transcoders.config import TranscoderConfig
+from pie_jax.transcoders.modules import CrossLayerTranscoder, Encoder
+
+
+class EncoderArrays(NamedTuple):
+    """One layer's encoder as memory maps: weight [F, D], bias [F], threshold [F] or None."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    threshold: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Transcoder:
+    """What a format's reader returns: memory maps in, rows and encoders out.
+
+    `encoder_arrays` one entry a layer; `decoder_maps` one [F, W, D] map a layer; `bias` [L, D];
+    `resident` holds the encoders that were moved to the device, or is empty where they stay on
+    disk.
+    """
+
+    config: TranscoderConfig
+    name: str
+    folder: Path
+    files: tuple[Path, ...]
+    encoder_arrays: Sequence[EncoderArrays]
+    decoder_maps: Sequence[np.ndarray]
+    bias: np.ndarray
+    resident: tuple[Encoder, ...] = ()
+
+    def encoder(self, layer: int) -> Encoder:
+        """Return one layer's encoder, from the device if it is there, else read from disk."""
+        if self.resident:
+            return self.resident[layer]
+        return load_encoder(self.encoder_arrays[layer], f"{self.folder}: encoder {layer}")
+
+    def rows(self, layer: int, features: np.ndarray) -> np.ndarray:
+        """Read the decoder rows [n, W, D] of some features of a layer, as stored.
+
+        Raises `InputError` where a row holds NaN.
+        """
+        rows = np.asarray(self.decoder_maps[layer][features])
+        require_finite(rows, f"{self.folder}: decoder of layer {layer}")
+        return rows
+
+    def module(self) -> CrossLayerTranscoder:
+        """Return the whole transcoder in memory, as a Flax module; for small ones."""
+        if self.config.has_skip:
+            raise InputError(f"{self.folder}: reconstruction with an affine skip is not handled.")
+        encoders = [self.encoder(layer) for layer in range(self.config.num_layers)]
+        decoders = [jnp.asarray(np.asarray(m)) for m in self.decoder_maps]
+        return CrossLayerTranscoder(self.config, encoders, decoders, jnp.asarray(self.bias))
+
+
+def load_encoder(arrays: EncoderArrays, what: str, dtype=None) -> Encoder:
+    """Move one layer's encoder to the device, as stored or in `dtype`."""
+    moved = []
+    for name, array in zip(arrays._fields, arrays, strict=True):
+        if array is None:
+            moved.append(None)
+            continue
+        require_finite(array, f"{what} ({name})")
+        moved.append(jax.device_put(np.asarray(array, dtype or array.dtype)))
+    return Encoder(*moved)
