@@ -1,0 +1,192 @@
+"""Turn pairs into token ids, refusing or counting the ones that cannot be compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pie_jax.errors import InputError
+from pie_jax.tasks.records import Pair
+
+MAX_TOKENS = 128
+MIN_TOKENS = 8
+
+
+class Tokenizer(Protocol):
+    """What tasks need of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a prompt, BOS put in front when the first is not special."""
+        ...
+
+    def answer_id(self, text: str) -> int | None:
+        """Return the id of an answer that is exactly one token, None for any other."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """One usable pair as token ids, BOS included; all prompts have the same length.
+
+    `index` is the row in the input, from 0.
+    """
+
+    index: int
+    clean: tuple[int, ...]
+    corrupted: tuple[tuple[int, ...], ...]
+    target_id: int | None
+    distractor_id: int | None
+
+
+@dataclass(frozen=True)
+class SkippedPair:
+    """One unusable pair: its row from 0, a short machine name, and one sentence.
+
+    `reason` is one of too-short, length-mismatch, same-prompt, missing-target,
+    target-not-one-token, distractor-not-one-token, target-equals-distractor.
+    """
+
+    index: int
+    reason: str
+    message: str
+
+
+def encode_pairs(
+    pairs: Sequence[Pair],
+    tokenizer: Tokenizer,
+    *,
+    needs_target: bool,
+    on_bad_pair: Literal["error", "skip"] = "error",
+    max_tokens: int = MAX_TOKENS,
+    min_tokens: int = MIN_TOKENS,
+    source: str = "pairs",
+) -> tuple[list[EncodedPair], list[SkippedPair]]:
+    """Encode pairs; return the usable ones and, with `on_bad_pair="skip"`, the others.
+
+    Prompts are cut to their first `max_tokens` ids, BOS counted, as in the published
+    code, and lengths are compared after the cut. The last position of a cut prompt is
+    not where its answer would follow: give a larger `max_tokens` if that matters.
+    Without `needs_target` an answer that is absent or not one token has the id None.
+
+    Raises:
+        InputError: a pair is unusable and `on_bad_pair` is "error", none is usable, or
+            an option is out of range. `source` names the input in the message.
+    """
+    if on_bad_pair not in ("error", "skip"):
+        raise InputError(f'on_bad_pair is {on_bad_pair!r}; it must be "error" or "skip"')
+    if not 1 <= min_tokens <= max_tokens:
+        raise InputError(
+            f"min_tokens {min_tokens} and max_tokens {max_tokens} leave no prompt length; "
+            "give 1 <= min_tokens <= max_tokens"
+        )
+    encoded: list[EncodedPair] = []
+    skipped: list[SkippedPair] = []
+    for index, pair in enumerate(pairs):
+        result = encode_pair(
+            pair,
+            tokenizer,
+            index=index,
+            needs_target=needs_target,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            source=source,
+        )
+        if isinstance(result, EncodedPair):
+            encoded.append(result)
+        elif on_bad_pair == "skip":
+            skipped.append(result)
+        else:
+            raise InputError(
+                f"{result.message}; correct the row, or skip such rows with --on-bad-pair skip"
+            )
+    if not encoded:
+        raise InputError(_nothing_left(skipped, source))
+    return encoded, skipped
+
+
+def encode_pair(
+    pair: Pair,
+    tokenizer: Tokenizer,
+    *,
+    index: int,
+    needs_target: bool,
+    max_tokens: int = MAX_TOKENS,
+    min_tokens: int = MIN_TOKENS,
+    source: str = "pairs",
+) -> EncodedPair | SkippedPair:
+    """Encode one pair, or say why it cannot be used; arguments as in `encode_pairs`."""
+    clean = tuple(tokenizer.encode(pair.clean)[:max_tokens])
+    corrupted = tuple(tuple(tokenizer.encode(text)[:max_tokens]) for text in pair.corrupted)
+    result = EncodedPair(
+        index=index,
+        clean=clean,
+        corrupted=corrupted,
+        target_id=_answer_id(pair.target, tokenizer),
+        distractor_id=_answer_id(pair.distractor, tokenizer),
+    )
+    problem = _prompt_problem(result, min_tokens)
+    if problem is None and needs_target:
+        problem = _answer_problem(pair, result)
+    if problem is None:
+        return result
+    reason, sentence = problem
+    return SkippedPair(index, reason, f"{source}, row {index} (counted from 0): {sentence}")
+
+
+def _answer_id(text: str | None, tokenizer: Tokenizer) -> int | None:
+    return None if text is None else tokenizer.answer_id(text)
+
+
+def _prompt_problem(encoded: EncodedPair, min_tokens: int) -> tuple[str, str] | None:
+    """Return (reason, sentence) when the prompts cannot be compared position by position."""
+    length = len(encoded.clean)
+    shortest = min([length, *map(len, encoded.corrupted)])
+    if shortest < min_tokens:
+        return "too-short", f"a prompt has {shortest} tokens, fewer than {min_tokens}"
+    if not encoded.corrupted:
+        return "length-mismatch", "there is no corrupted prompt to compare the clean one with"
+    for ids in encoded.corrupted:
+        if len(ids) != length:
+            return (
+                "length-mismatch",
+                f"the clean prompt has {length} tokens and a corrupted one {len(ids)}",
+            )
+        if ids == encoded.clean:
+            return (
+                "same-prompt",
+                f"a corrupted prompt has the same {length} tokens as the clean one",
+            )
+    return None
+
+
+def _answer_problem(pair: Pair, encoded: EncodedPair) -> tuple[str, str] | None:
+    """Return (reason, sentence) when target and distractor are not two single tokens."""
+    for field, text in (("target", pair.target), ("distractor", pair.distractor)):
+        if text is None:
+            return "missing-target", f"the metric compares two answers and there is no {field}"
+    if encoded.target_id is None:
+        return "target-not-one-token", f"the target {pair.target!r} is not exactly one token"
+    if encoded.distractor_id is None:
+        return (
+            "distractor-not-one-token",
+            f"the distractor {pair.distractor!r} is not exactly one token",
+        )
+    if encoded.target_id == encoded.distractor_id:
+        return (
+            "target-equals-distractor",
+            f"target {pair.target!r} and distractor {pair.distractor!r} are the same token",
+        )
+    return None
+
+
+def _nothing_left(skipped: Sequence[SkippedPair], source: str) -> str:
+    if not skipped:
+        return f"{source} holds no pairs; give at least one"
+    counts = Counter(pair.reason for pair in skipped)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    return (
+        f"all {len(skipped)} rows of {source} were skipped ({reasons}); correct the rows or "
+        "use the tokenizer they were made for"
+    )

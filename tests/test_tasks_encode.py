@@ -1,0 +1,139 @@
+"""Encoding pairs: lengths, single-token answers, and bad pairs refused or counted."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pie_jax.errors import InputError
+from pie_jax.tasks.encode import EncodedPair, encode_pairs
+from pie_jax.tasks.records import Pair
+
+
+class WordTokenizer:
+    """One id per white-space word after BOS 0; an answer is one token after one space."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
+
+    def encode(self, text: str) -> list[int]:
+        return [0] + [self.ids.setdefault(word, len(self.ids) + 1) for word in text.split()]
+
+    def answer_id(self, text: str) -> int | None:
+        match = re.fullmatch(r" (\S+)", text)
+        return self.ids.setdefault(match[1], len(self.ids) + 1) if match else None
+
+
+CLEAN = "when Ann and Bob met Bob talked to"
+CORRUPTED = "when Ann and Bob met Tom talked to"
+GOOD = Pair(CLEAN, (CORRUPTED,), " Ann", " Bob")
+
+BAD = [
+    ("too-short", Pair("a b c d e f", ("a b c d e g",), " Ann", " Bob")),
+    ("length-mismatch", Pair(CLEAN, (CORRUPTED, CORRUPTED + " x"), " Ann", " Bob")),
+    ("length-mismatch", Pair(CLEAN, (), " Ann", " Bob")),
+    ("same-prompt", Pair(CLEAN, (CORRUPTED, CLEAN), " Ann", " Bob")),
+    ("missing-target", Pair(CLEAN, (CORRUPTED,), None, " Bob")),
+    ("missing-target", Pair(CLEAN, (CORRUPTED,), " Ann", None)),
+    ("target-not-one-token", Pair(CLEAN, (CORRUPTED,), " Ann Lee", " Bob")),
+    ("distractor-not-one-token", Pair(CLEAN, (CORRUPTED,), " Ann", " Bob Lee")),
+    ("target-equals-distractor", Pair(CLEAN, (CORRUPTED,), " Ann", " Ann")),
+]
+
+
+def test_ids_of_a_good_pair_come_from_the_tokenizer_in_row_order() -> None:
+    tokenizer = WordTokenizer()
+    other = Pair(CORRUPTED, (CLEAN, CLEAN.replace("Ann", "Sue")), " Tom", " Sue")
+    encoded, skipped = encode_pairs([GOOD, other], tokenizer, needs_target=True)
+    assert skipped == []
+    assert encoded[0] == EncodedPair(
+        index=0,
+        clean=tuple(tokenizer.encode(CLEAN)),
+        corrupted=(tuple(tokenizer.encode(CORRUPTED)),),
+        target_id=tokenizer.ids["Ann"],
+        distractor_id=tokenizer.ids["Bob"],
+    )
+    assert encoded[0].clean[0] == 0
+    assert encoded[1].index == 1
+    assert len(encoded[1].corrupted) == 2
+
+
+@pytest.mark.parametrize(("reason", "pair"), BAD)
+def test_a_bad_pair_is_an_error_that_names_the_row_and_the_way_out(reason: str, pair: Pair) -> None:
+    with pytest.raises(InputError) as caught:
+        encode_pairs([GOOD, pair], WordTokenizer(), needs_target=True, source="my.jsonl")
+    assert "my.jsonl, row 1 (counted from 0)" in str(caught.value)
+    assert "--on-bad-pair skip" in str(caught.value)
+
+
+@pytest.mark.parametrize(("reason", "pair"), BAD)
+def test_a_bad_pair_is_counted_and_named_on_request(reason: str, pair: Pair) -> None:
+    encoded, skipped = encode_pairs(
+        [GOOD, pair, GOOD], WordTokenizer(), needs_target=True, on_bad_pair="skip", source="f"
+    )
+    assert [pair.index for pair in encoded] == [0, 2]
+    assert [(pair.index, pair.reason) for pair in skipped] == [(1, reason)]
+    assert skipped[0].message.startswith("f, row 1 ")
+
+
+def test_without_a_target_metric_answers_are_not_checked() -> None:
+    pairs = [
+        Pair(CLEAN, (CORRUPTED,), None, None),
+        Pair(CLEAN, (CORRUPTED,), " Ann Lee", " Bob"),
+        Pair(CLEAN, (CORRUPTED,), " Ann", " Ann"),
+    ]
+    tokenizer = WordTokenizer()
+    encoded, skipped = encode_pairs(pairs, tokenizer, needs_target=False)
+    ann, bob = tokenizer.ids["Ann"], tokenizer.ids["Bob"]
+    answers = [(pair.target_id, pair.distractor_id) for pair in encoded]
+    assert answers == [(None, None), (None, bob), (ann, ann)]
+    assert skipped == []
+
+
+def test_without_a_target_metric_prompts_are_still_checked() -> None:
+    for reason, pair in BAD[:4]:
+        _, skipped = encode_pairs(
+            [GOOD, pair], WordTokenizer(), needs_target=False, on_bad_pair="skip"
+        )
+        assert [pair.reason for pair in skipped] == [reason]
+
+
+def test_the_shortest_prompt_has_eight_tokens_bos_counted() -> None:
+    seven = Pair("a b c d e f g", ("a b c d e f h",), " a", " b")
+    encoded, _ = encode_pairs([seven], WordTokenizer(), needs_target=True)
+    assert len(encoded[0].clean) == 8
+
+
+@pytest.mark.parametrize("needs_target", [True, False])
+def test_lengths_are_compared_after_the_cut_at_128(needs_target: bool) -> None:
+    long = " ".join(["w"] * 126)
+    pair = Pair(f"a {long} x", (f"b {long} x y z",), " a", " b")
+    tokenizer = WordTokenizer()
+    encoded, _ = encode_pairs([pair], tokenizer, needs_target=needs_target)
+    assert encoded[0].clean == tuple(tokenizer.encode(pair.clean)[:128])
+    assert encoded[0].corrupted[0] == tuple(tokenizer.encode(pair.corrupted[0])[:128])
+
+
+def test_prompts_that_differ_only_behind_the_cut_are_the_same_prompt() -> None:
+    long = " ".join(["w"] * 130)
+    pair = Pair(f"{long} x", (f"{long} y",), " a", " b")
+    _, skipped = encode_pairs([pair, GOOD], WordTokenizer(), needs_target=True, on_bad_pair="skip")
+    assert [pair.reason for pair in skipped] == ["same-prompt"]
+
+
+def test_nothing_left_is_an_error_that_counts_the_reasons() -> None:
+    pairs = [BAD[0][1], BAD[0][1], BAD[3][1]]
+    with pytest.raises(InputError, match=r"all 3 rows of f .*same-prompt 1, too-short 2"):
+        encode_pairs(pairs, WordTokenizer(), needs_target=True, on_bad_pair="skip", source="f")
+    with pytest.raises(InputError, match="f holds no pairs"):
+        encode_pairs([], WordTokenizer(), needs_target=False, source="f")
+
+
+def test_options_out_of_range_are_errors() -> None:
+    with pytest.raises(InputError, match="on_bad_pair"):
+        encode_pairs([GOOD], WordTokenizer(), needs_target=True, on_bad_pair="drop")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_tokens"):
+        encode_pairs([GOOD], WordTokenizer(), needs_target=True, max_tokens=7)
+    with pytest.raises(InputError, match="min_tokens"):
+        encode_pairs([GOOD], WordTokenizer(), needs_target=True, min_tokens=0)
