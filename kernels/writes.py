@@ -1,0 +1,73 @@
+"""What occurrences write to the MLP outputs, from a packed table of decoder rows.
+
+Shapes: N occurrences, L layers, T positions, D model, R rows of the table.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+# Occurrences whose rows are in flight at once; bounds the memory of `write` to CHUNK x D.
+_CHUNK = 4096
+
+
+class Writes(NamedTuple):
+    """Where each of N occurrences writes: table row `start + t - first` for layer t.
+
+    `start` [N] row of its first target layer; `first` and `last` [N] its target layers;
+    `position` [N].
+    """
+
+    start: Int[Array, "*N"]
+    first: Int[Array, "*N"]
+    last: Int[Array, "*N"]
+    position: Int[Array, "*N"]
+
+    def take(self, index: Int[Array, "..."]) -> Writes:
+        """Return the writes of some occurrences."""
+        return Writes(*(array[index] for array in self))
+
+    def rows(self, table: Float[Array, "R D"], layer: Int[Array, ""]) -> Float[Array, "N D"]:
+        """Return every occurrence's row for one target layer in float32, 0 outside its targets."""
+        inside = (layer >= self.first) & (layer <= self.last)
+        row = jnp.where(inside, self.start + layer - self.first, 0)
+        return jnp.where(inside[:, None], table[row].astype(jnp.float32), 0.0)
+
+
+def write(
+    table: Float[Array, "R D"], writes: Writes, weight: Float[Array, " N"], layers: int, length: int
+) -> Float[Array, "L T D"]:
+    """Sum weight x decoder row over occurrences, at each one's position and target layers.
+
+    Deterministic: a product with the one-hot positions instead of a scatter.
+    """
+    count = weight.shape[0]
+    if count <= _CHUNK:
+        return _write_chunk(table, writes, weight, layers, length)
+    chunks = -(-count // _CHUNK)
+    pad = chunks * _CHUNK - count
+
+    def split(x: Array, fill: int) -> Array:
+        return jnp.pad(x, (0, pad), constant_values=fill).reshape(chunks, _CHUNK)
+
+    parts = (Writes(*(split(array, 0) for array in writes)), split(weight, 0))
+
+    def add(total, part):
+        return total + _write_chunk(table, *part, layers, length), None
+
+    zero = jnp.zeros((layers, length, table.shape[1]), jnp.float32)
+    return jax.lax.scan(add, zero, parts)[0]
+
+
+def _write_chunk(table, writes: Writes, weight, layers: int, length: int):
+    at = jax.nn.one_hot(writes.position, length, dtype=jnp.float32, axis=0) * weight
+
+    def target(_, layer):
+        rows = writes.rows(table, layer)
+        return None, jnp.matmul(at, rows, precision=jax.lax.Precision.HIGHEST)
+
+    return jax.lax.scan(target, None, jnp.arange(layers))[1]

@@ -1,0 +1,154 @@
+"""Which features are active where: the union of the clean and the corrupted run.
+
+Shapes: B batch, L layers, T positions, D model, F features, N occurrences, C capacity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from pie_jax.buckets import bucket
+from pie_jax.kernels import Writes
+from pie_jax.transcoders.modules import Encoder, active_mask
+from pie_jax.transcoders.stored import Transcoder
+
+_LEAST_CAPACITY = 64
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """The occurrences of a batch, [B, N] each, sorted by layer, position and feature.
+
+    Rows are padded on the right: prompt b has `count[b]` of them, the rest is zero.
+    """
+
+    layer: np.ndarray
+    position: np.ndarray
+    feature: np.ndarray
+    clean: np.ndarray
+    corrupted: np.ndarray
+    count: np.ndarray
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Return which entries are real, [B, N]."""
+        return np.arange(self.layer.shape[1]) < self.count[:, None]
+
+    @property
+    def delta(self) -> np.ndarray:
+        """Return the change of activation that removal undoes, [B, N]."""
+        return self.clean - self.corrupted
+
+
+class _LayerUnion(NamedTuple):
+    position: Int[Array, "B C"]
+    feature: Int[Array, "B C"]
+    clean: Float[Array, "B C"]
+    corrupted: Float[Array, "B C"]
+    count: Int[Array, " B"]
+
+
+class OccurrenceFinder:
+    """Encodes layer by layer into lists of fixed capacity, which grows when one overflows."""
+
+    def __init__(self, transcoder: Transcoder):
+        self._transcoder = transcoder
+        self._capacity = _LEAST_CAPACITY
+        self._size = _LEAST_CAPACITY
+
+    def find(
+        self,
+        clean: Float[Array, "B L T D"],
+        corrupted: Float[Array, "B L T D"] | None,
+        lengths: np.ndarray,
+    ) -> Occurrences:
+        """Return the union of the active features of both runs; None stands for activations 0."""
+        length = jnp.asarray(lengths)
+        layers = [self._layer(layer, clean, corrupted, length) for layer in range(clean.shape[1])]
+        occurrences = _merge(layers, self._size)
+        self._size = occurrences.layer.shape[1]
+        return occurrences
+
+    def _layer(self, layer: int, clean, corrupted, length) -> _LayerUnion:
+        encoder = self._transcoder.encoder(layer)
+        x = clean[:, layer]
+        y = None if corrupted is None else corrupted[:, layer]
+        while True:
+            union = jax.tree.map(np.asarray, _union(encoder, x, y, length, self._capacity))
+            most = int(union.count.max())
+            if most <= self._capacity:
+                return union
+            self._capacity = bucket(most, _LEAST_CAPACITY)
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _union(encoder: Encoder, clean, corrupted, length, capacity: int) -> _LayerUnion:
+    def one(x, y, length):
+        real = active_mask(length, x.shape[0])[:, None]
+        a = jnp.where(real, encoder(x), 0.0)
+        b = jnp.zeros_like(a) if y is None else jnp.where(real, encoder(y), 0.0)
+        active = ((a > 0) | (b > 0)).ravel()
+        index = jnp.nonzero(active, size=capacity, fill_value=0)[0]
+        position, feature = jnp.divmod(index, a.shape[1])
+        return _LayerUnion(position, feature, a.ravel()[index], b.ravel()[index], active.sum())
+
+    axes = (0, None if corrupted is None else 0, 0)
+    return jax.vmap(one, axes)(clean, corrupted, length)
+
+
+def _merge(layers: list[_LayerUnion], least: int) -> Occurrences:
+    counts = np.stack([layer.count for layer in layers], axis=1)
+    total = counts.sum(axis=1)
+    size = bucket(int(total.max(initial=0)), least)
+    shape = (len(total), size)
+    names = ("position", "feature", "clean", "corrupted")
+    kinds = (np.int32, np.int32, np.float32, np.float32)
+    out = {name: np.zeros(shape, kind) for name, kind in zip(names, kinds, strict=True)}
+    layer_of = np.zeros(shape, np.int32)
+    for b, row in enumerate(counts):
+        ends = np.cumsum(row)
+        for index, (end, n) in enumerate(zip(ends, row, strict=True)):
+            layer_of[b, end - n : end] = index
+            for name in names:
+                out[name][b, end - n : end] = getattr(layers[index], name)[b, :n]
+    return Occurrences(layer=layer_of, count=total.astype(np.int32), **out)
+
+
+@dataclass(frozen=True)
+class DecoderTable:
+    """The decoder rows that a batch needs: `table` [R, D] as stored, and where each one writes."""
+
+    table: Array
+    writes: Writes
+
+
+def read_rows(transcoder: Transcoder, occurrences: Occurrences, least: int = 0) -> DecoderTable:
+    """Read every needed decoder row once; rows of one feature stand together in the table.
+
+    `least` is the table size to start from, so that batches share one shape.
+    """
+    config, valid = transcoder.config, occurrences.valid
+    parts: list[np.ndarray] = []
+    start = np.zeros(occurrences.layer.shape, np.int32)
+    size = 0
+    for layer in range(config.num_layers):
+        here = valid & (occurrences.layer == layer)
+        features, rank = np.unique(occurrences.feature[here], return_inverse=True)
+        start[here] = size + rank * config.targets(layer)
+        rows = transcoder.rows(layer, features).reshape(-1, config.d_model)
+        parts.append(rows)
+        size += len(rows)
+    table = np.zeros((bucket(size, max(least, _LEAST_CAPACITY)), config.d_model), parts[0].dtype)
+    np.concatenate(parts, out=table[:size])
+    width = np.array([config.targets(layer) for layer in range(config.num_layers)], np.int32)
+    first = occurrences.layer
+    last = first + width[first] - 1
+    writes = Writes(*(jnp.asarray(array) for array in (start, first, last, occurrences.position)))
+    return DecoderTable(jnp.asarray(table), writes)
