@@ -1,1 +1,46 @@
-"""pie_jax."""
+"""PIE for JAX: prune, interpret and evaluate the features behind a language model's behaviour.
+
+>>> import pie_jax
+>>> model = pie_jax.load_model("demo")
+>>> clt = pie_jax.load_transcoder("demo")
+>>> pairs = pie_jax.load_pairs("pairs.jsonl")  # doctest: +SKIP
+>>> result = pie_jax.prune(model, clt, pairs, methods=("fap",), budgets=(10,))  # doctest: +SKIP
+
+Names are loaded when they are first used: importing the package touches no device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pie_jax.errors import InputError, PieError
+
+# Where each public name lives; `prune` is a callable package.
+_WHERE = {
+    "load_model": "pie_jax.models.loader",
+    "LanguageModel": "pie_jax.models.loader",
+    "load_transcoder": "pie_jax.transcoders.loader",
+    "Transcoder": "pie_jax.transcoders.stored",
+    "load_pairs": "pie_jax.tasks",
+    "Pair": "pie_jax.tasks",
+    "PruneOptions": "pie_jax.prune.options",
+    "PruneResult": "pie_jax.prune.results",
+    "load_result": "pie_jax.prune.folder",
+}
+_PACKAGES = ("prune", "kernels", "models", "transcoders", "tasks", "report")
+
+__all__ = ["InputError", "PieError", *_WHERE, *_PACKAGES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        module = importlib.import_module(_WHERE[name])
+        return getattr(module, "read_pairs" if name == "load_pairs" else name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"pie_jax.{name}")
+    raise AttributeError(f"module 'pie_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -23,7 +23,7 @@ def resolve_folder(name: str | Path, *, demo: str, patterns: list[str], what: st
     if str(name) == DEMO:
         return Path(__file__).parent / "demo" / demo
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if str(name) and folder.is_dir():
         return folder
     repo, _, revision = str(name).partition("@")
     if not _HUB_ID.fullmatch(repo) or folder.exists():
@@ -37,7 +37,7 @@ def _fetch(repo: str, revision: str | None, patterns: list[str], what: str) -> P
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        LocalEntryNotFoundError,
+        HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -48,11 +48,11 @@ def _fetch(repo: str, revision: str | None, patterns: list[str], what: str) -> P
         raise InputError(
             f"{what} `{repo}` is gated: accept its licence on the hub and log in (`hf auth login`)."
         ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise InputError(
             f"{what} `{repo}` is neither a folder here nor a repository or revision on the hub."
         ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # what its HTTP client raises differs between versions
         raise PieError(
             f"{what} `{repo}` is no folder here, and the hub cannot be reached "
             f"({type(error).__name__}); check the path or the connection."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +19,7 @@ _DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_MOST_AXES = 8
 
 
 class TensorFile:
@@ -56,10 +59,10 @@ class TensorFile:
                 f"{', '.join(_DTYPES)}: convert the file first."
             )
         begin, end = entry["data_offsets"]
-        if end - begin != dtype.itemsize * int(np.prod(found, dtype=np.int64)):
+        if end - begin != dtype.itemsize * math.prod(found):
             raise InputError(f"{self.path}: tensor `{name}` has the wrong size; fetch it again.")
         if 0 in found:
-            return np.zeros(found, dtype)
+            raise InputError(f"{self.path}: tensor `{name}` is empty, with shape {list(found)}.")
         return np.memmap(self.path, dtype, mode="r", offset=self._start + begin, shape=found)
 
     def _entry(self, name: str) -> Mapping:
@@ -85,7 +88,7 @@ def _some(names: list[str], most: int = 5) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _read_header(path: Path) -> tuple[dict, int]:
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -95,16 +98,35 @@ def _read_header(path: Path) -> tuple[dict, int]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     try:
-        entries = json.loads(text)
+        entries = json.loads(text.decode("utf-8"))
         entries.pop("__metadata__", None)
-        needed = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        broken = [name for name, entry in entries.items() if not _is_entry(entry)]
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: not a safetensors file, or truncated; fetch or write it again."
         ) from error
+    if broken:
+        raise InputError(
+            f"{path}: the header's entry of tensor `{broken[0]}` is damaged; fetch it again."
+        )
+    needed = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     if 8 + length + needed > size:
         raise InputError(
             f"{path}: truncated: {8 + length + needed} bytes are announced, {size} are there; "
             "fetch it again."
         )
     return entries, 8 + length
+
+
+def _is_entry(entry: Any) -> bool:
+    """Tell whether a header's entry has a dtype, a shape and the bytes it spans."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, span = entry.get("shape"), entry.get("data_offsets")
+    if not (_are_sizes(shape) and _are_sizes(span)):
+        return False
+    return len(shape) <= _MOST_AXES and len(span) == 2 and span[0] <= span[1]
+
+
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)

@@ -124,9 +124,7 @@ def _gemma_2(num_layers: int, d_model: int, d_mlp: int, heads: int, kv_heads: in
 
 PRESETS: dict[str, ModelConfig] = {
     "llama-3.2-1b": _LLAMA_3_2_1B,
-    "llama-3.2-3b": replace(
-        _LLAMA_3_2_1B, num_layers=28, d_model=3072, num_heads=24, head_dim=128
-    ),
+    "llama-3.2-3b": replace(_LLAMA_3_2_1B, num_layers=28, d_model=3072, num_heads=24, head_dim=128),
     "gemma-2-2b": _gemma_2(26, 2304, 9216, 8, 4),
     "gemma-2-9b": _gemma_2(42, 3584, 14336, 16, 8),
 }

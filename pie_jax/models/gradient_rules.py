@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,7 +41,9 @@ class GradientRule:
         """Apply the rule to the output of an MLP."""
         return jax.lax.stop_gradient(x) if self.mlps == "stop" else x
 
-    def activation(self, f, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def activation(
+        self, f: Callable[[Array], Array], x: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
         """Return f(x); under LRP its gradient is f(x) / x, with a signed stabiliser."""
         y = f(x)
         if self.mlps != "lrp":

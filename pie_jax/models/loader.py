@@ -24,6 +24,7 @@ from pie_jax.tensor_files import TensorFile, require_finite
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
@@ -62,6 +63,12 @@ def load_model(name: str | Path = "demo", dtype: str = "float32") -> LanguageMod
     return LanguageModel(transformer, load_tokenizer(folder, config.vocab_size), str(name), folder)
 
 
+def load_model_tokenizer(name: str | Path = "demo") -> Tokenizer:
+    """Load only the tokenizer of a model."""
+    folder = resolve_folder(name, demo="model", patterns=["*.json", "*.model"], what="model")
+    return load_tokenizer(folder)
+
+
 def parse_dtype(name: str) -> jnp.dtype:
     """Return the dtype that weights are kept in."""
     if name not in ("float32", "bfloat16"):
@@ -75,11 +82,11 @@ def read_config(path: Path) -> ModelConfig:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fetch it again.") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: must hold one JSON object.")
-    family = FAMILIES.get(raw.get("model_type", ""))
+    family = FAMILIES.get(str(raw.get("model_type")))
     architectures = raw.get("architectures")
     if family is None or architectures not in (None, [family.architecture]):
         known = ", ".join(f"{f.model_type} ({f.architecture})" for f in FAMILIES.values())
@@ -90,6 +97,11 @@ def read_config(path: Path) -> ModelConfig:
     fields = Fields(raw, str(path))
     config = family.parse(fields)
     fields.finish()
+    if config.num_heads % config.num_kv_heads or config.head_dim % 2:
+        raise InputError(
+            f"{path}: {config.num_heads} heads must be a multiple of {config.num_kv_heads} "
+            f"key/value heads, and their size {config.head_dim} must be even."
+        )
     return config
 
 
@@ -160,7 +172,13 @@ def _check_all_used(
         )
 
 
-def _load_leaf(entry: Tensor, names: list[str], where, leaf, config: ModelConfig) -> jax.Array:
+def _load_leaf(
+    entry: Tensor,
+    names: list[str],
+    where: dict[str, TensorFile],
+    leaf: nnx.Variable,
+    config: ModelConfig,
+) -> jax.Array:
     shape, dtype = tuple(leaf.shape), leaf.dtype
     host = np.empty((len(names), *(shape[1:] if "{}" in entry.name else shape)), dtype)
     for index, name in enumerate(names):
@@ -177,8 +195,10 @@ def _tensor_files(folder: Path) -> dict[str, TensorFile]:
         try:
             index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
             paths = [folder / name for name in sorted(set(index.values()))]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"{folder / _INDEX}: not a safetensors index; fetch it again.") from error
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{folder / _INDEX}: not a safetensors index; fetch it again."
+            ) from error
     where: dict[str, TensorFile] = {}
     for path in paths:
         file = TensorFile(path)

@@ -63,7 +63,8 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
         inner = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many types for a broken file
         raise InputError(
-            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)}); copy its files again."
+            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)}); copy its files "
+            "again."
         ) from error
     return Tokenizer(inner, str(folder), vocab_size)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.models.config import ModelConfig, rope_frequencies
@@ -43,7 +44,7 @@ class Outputs(NamedTuple):
 class Norm(nnx.Module):
     """RMS norm in float32; the weight counts from `offset`."""
 
-    def __init__(self, config: ModelConfig, dtype=jnp.float32):
+    def __init__(self, config: ModelConfig, dtype: DTypeLike = jnp.float32):
         self.weight = nnx.Param(jnp.full((config.d_model,), 1.0 - config.norm_offset, dtype))
         self.offset, self.eps = config.norm_offset, config.norm_eps
 
@@ -56,7 +57,7 @@ class Norm(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         d, k = config.d_model, config.head_dim
         h, g = config.num_heads, config.num_kv_heads
         self.query = nnx.Param(_INIT(rngs.params(), (d, h, k), dtype))
@@ -90,7 +91,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Gated MLP: down(act(gate(x)) * up(x))."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         d, m = config.d_model, config.d_mlp
         self.gate = nnx.Param(_INIT(rngs.params(), (d, m), dtype))
         self.up = nnx.Param(_INIT(rngs.params(), (d, m), dtype))
@@ -108,7 +109,7 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP around a residual stream, with Gemma-2's post-norms where asked."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.attention_norm = Norm(config, dtype)
         self.attention = Attention(config, rngs, dtype)
         self.mlp_norm = Norm(config, dtype)
@@ -116,7 +117,14 @@ class Block(nnx.Module):
         self.attention_post_norm = Norm(config, dtype) if config.post_norms else None
         self.mlp_post_norm = Norm(config, dtype) if config.post_norms else None
 
-    def __call__(self, x, angles, mask, rule: GradientRule, mlp_delta=None):
+    def __call__(
+        self,
+        x: Float[Array, "T D"],
+        angles: Float[Array, "T half"],
+        mask: Bool[Array, "T T"],
+        rule: GradientRule,
+        mlp_delta: Float[Array, "T D"] | None = None,
+    ) -> tuple[Float[Array, "T D"], Float[Array, "T D"], Float[Array, "T D"]]:
         """Return the stream after the block, resid_mid and the MLP's output, [T, D] each."""
         attended = self.attention(self.attention_norm(x, rule), angles, mask, rule)
         if self.attention_post_norm is not None:
@@ -133,7 +141,7 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """Token ids to logits for one prompt; interventions come in as `mlp_delta`."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         vocabulary = (config.vocab_size, config.d_model)
         self.config = config
         self.embedding = nnx.Param(_INIT(rngs.params(), vocabulary, dtype))
@@ -215,7 +223,7 @@ def rotate(x: Float[Array, "T N K"], angles: Float[Array, "T half"]) -> Float[Ar
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def abstract_transformer(config: ModelConfig, dtype=jnp.float32) -> Transformer:
+def abstract_transformer(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> Transformer:
     """Return the model with shapes and dtypes in place of arrays; nothing is allocated."""
     return nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0), dtype))
 
@@ -238,7 +246,7 @@ def _project(spec: str, x: Array, weight: nnx.Param) -> Array:
     return _einsum(spec, x, weight[...], weight[...].dtype)
 
 
-def _einsum(spec: str, x: Array, y: Array, dtype) -> Array:
+def _einsum(spec: str, x: Array, y: Array, dtype: DTypeLike) -> Array:
     # Products in the weights' dtype, sums in float32 whatever that is.
     return jnp.einsum(
         spec,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pie_jax.errors import InputError
@@ -58,16 +58,26 @@ class Fields:
         value = self.raw.get(key)
         return default if value is None else value
 
-    def need(self, key: str, kind: type) -> Any:
-        """Return a number that must be there."""
-        value = self.get(key)
-        wanted = (int, float) if kind is float else (kind,)
-        if not isinstance(value, wanted) or isinstance(value, bool):
+    def need(self, key: str, kind: type, default: Any = None) -> Any:
+        """Return a positive number, which must be there unless there is a default."""
+        value = self.get(key, default)
+        if not is_positive(value) or (kind is int and not isinstance(value, int)):
             raise InputError(
-                f"{self.source}: `{key}` must be {kind.__name__}, but it is {value!r}; "
+                f"{self.source}: `{key}` must be a positive {kind.__name__}, but it is {value!r}; "
                 "is this the config.json of the model?"
             )
         return kind(value)
+
+    def number_or_none(self, key: str) -> float | None:
+        """Return a positive number, or None where it is absent or null."""
+        return None if self.get(key) is None else self.need(key, float)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise InputError(f"{self.source}: `{key}` must be true or false, but it is {value!r}.")
+        return value
 
     def expect(self, key: str, allowed: tuple[Any, ...]) -> Any:
         """Return a value that must be one of `allowed`, or absent."""
@@ -96,10 +106,15 @@ def parse_rope(fields: Fields) -> tuple[float, Llama3Rope | None]:
     new = fields.get("rope_parameters")
     old = fields.get("rope_scaling")
     theta = fields.get("rope_theta")
-    scaling = dict(new or old or {})
+    found = new or old or {}
+    if not isinstance(found, dict):
+        raise InputError(f"{fields.source}: RoPE scaling must be an object, but it is {found!r}.")
+    scaling = dict(found)
     base = scaling.pop("rope_theta", theta)
-    if not isinstance(base, int | float):
-        raise InputError(f"{fields.source}: `rope_theta` must be a number, but it is {base!r}.")
+    if not is_positive(base):
+        raise InputError(
+            f"{fields.source}: `rope_theta` must be a positive number, but it is {base!r}."
+        )
     # Older files say `type`.
     kind = scaling.pop("rope_type", scaling.pop("type", "default"))
     scaling.pop("type", None)
@@ -111,7 +126,25 @@ def parse_rope(fields: Fields) -> tuple[float, Llama3Rope | None]:
             f"{fields.source}: RoPE scaling {kind!r} with {sorted(scaling)} is not handled; known "
             f"are 'default' and 'llama3' with {sorted(names)}."
         )
-    return float(base), Llama3Rope(*(scaling[name] for name in names))
+    values = [scaling[name] for name in names]
+    if not all(is_positive(value) for value in values) or not values[1] < values[2]:
+        raise InputError(
+            f"{fields.source}: RoPE scaling must be positive numbers, low_freq_factor below "
+            f"high_freq_factor, but it is {scaling}."
+        )
+    return float(base), Llama3Rope(*values)
+
+
+def unparse_rope(config: ModelConfig) -> dict[str, Any]:
+    """Write RoPE in the old spelling, which every loader of these families reads."""
+    scaling = config.rope_scaling
+    llama3 = None if scaling is None else {"rope_type": "llama3", **asdict(scaling)}
+    return {"rope_theta": config.rope_theta, "rope_scaling": llama3}
+
+
+def is_positive(value: Any) -> bool:
+    """Tell whether a JSON value is a positive number of a size that a config can hold."""
+    return type(value) in (int, float) and 0 < value < 1e18
 
 
 def common_tensors() -> dict[str, Tensor]:

@@ -6,7 +6,15 @@ from typing import Any
 
 from pie_jax.errors import InputError
 from pie_jax.models.config import ModelConfig
-from pie_jax.models.families.base import Family, Fields, Tensor, common_tensors, norm, parse_rope
+from pie_jax.models.families.base import (
+    Family,
+    Fields,
+    Tensor,
+    common_tensors,
+    norm,
+    parse_rope,
+    unparse_rope,
+)
 
 _LAYER_TYPES = {"sliding_attention": True, "full_attention": False}
 
@@ -32,14 +40,14 @@ def parse(fields: Fields) -> ModelConfig:
         rope_theta=theta,
         rope_scaling=scaling,
         max_positions=fields.need("max_position_embeddings", int),
-        tie_embeddings=fields.get("tie_word_embeddings", True),
+        tie_embeddings=fields.flag("tie_word_embeddings", True),
         activation="gelu_tanh",
         norm_offset=1.0,
         post_norms=True,
         scale_embeddings=True,
         query_scale=fields.need("query_pre_attn_scalar", float) ** -0.5,
-        attention_softcap=fields.get("attn_logit_softcapping"),
-        final_softcap=fields.get("final_logit_softcapping"),
+        attention_softcap=fields.number_or_none("attn_logit_softcapping"),
+        final_softcap=fields.number_or_none("final_logit_softcapping"),
         sliding_window=fields.need("sliding_window", int),
         sliding_layers=_sliding_layers(fields, layers),
     )
@@ -50,7 +58,8 @@ def _sliding_layers(fields: Fields, layers: int) -> tuple[bool, ...]:
     kinds = fields.get("layer_types")
     if kinds is None:
         return tuple(layer % 2 == 0 for layer in range(layers))
-    if len(kinds) != layers or any(kind not in _LAYER_TYPES for kind in kinds):
+    known = isinstance(kinds, list) and all(str(kind) in _LAYER_TYPES for kind in kinds)
+    if not known or len(kinds) != layers:
         raise InputError(
             f"{fields.source}: `layer_types` must name {layers} layers out of "
             f"{sorted(_LAYER_TYPES)}, but it is {kinds!r}."
@@ -75,7 +84,7 @@ def unparse(config: ModelConfig) -> dict[str, Any]:
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_size,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
+        **unparse_rope(config),
         "max_position_embeddings": config.max_positions,
         "tie_word_embeddings": config.tie_embeddings,
         "query_pre_attn_scalar": round(config.query_scale**-2),

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from pie_jax.models.config import ModelConfig
-from pie_jax.models.families.base import Family, Fields, Tensor, common_tensors, norm, parse_rope
+from pie_jax.models.families.base import (
+    Family,
+    Fields,
+    Tensor,
+    common_tensors,
+    norm,
+    parse_rope,
+    unparse_rope,
+)
 
 
 def parse(fields: Fields) -> ModelConfig:
@@ -23,19 +30,18 @@ def parse(fields: Fields) -> ModelConfig:
         d_model=d_model,
         d_mlp=fields.need("intermediate_size", int),
         num_heads=heads,
-        num_kv_heads=fields.get("num_key_value_heads", heads),
-        head_dim=fields.get("head_dim", d_model // heads),
+        num_kv_heads=fields.need("num_key_value_heads", int, heads),
+        head_dim=fields.need("head_dim", int, d_model // heads),
         norm_eps=fields.need("rms_norm_eps", float),
         rope_theta=theta,
         rope_scaling=scaling,
         max_positions=fields.need("max_position_embeddings", int),
-        tie_embeddings=fields.get("tie_word_embeddings", False),
+        tie_embeddings=fields.flag("tie_word_embeddings", False),
     )
 
 
 def unparse(config: ModelConfig) -> dict[str, Any]:
-    """Write a Llama config.json in the spelling that every loader of the family reads."""
-    scaling = config.rope_scaling
+    """Write a Llama config.json."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -50,8 +56,7 @@ def unparse(config: ModelConfig) -> dict[str, Any]:
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_size,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": None if scaling is None else {"rope_type": "llama3", **asdict(scaling)},
+        **unparse_rope(config),
         "max_position_embeddings": config.max_positions,
         "tie_word_embeddings": config.tie_embeddings,
     }

@@ -1,0 +1,50 @@
+"""`pie-jax`: commands, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+from rich.console import Console
+
+from pie_jax.cli import prune, run, tasks, train
+from pie_jax.errors import PieError
+
+app = typer.Typer(
+    name="pie-jax",
+    help="Find the few transcoder features that carry a language model's behaviour.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("run")(run.run)
+app.command("prune")(prune.prune)
+app.command("train-clt")(train.train_clt)
+app.add_typer(tasks.app, name="tasks")
+
+
+def main() -> None:
+    """Run the command line; exit code 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except PieError as error:
+        _fail(f"error: {error}", error.exit_code, debug)
+    except KeyboardInterrupt:
+        _fail("interrupted; repeat the command to resume where that is offered", 130, debug)
+    except MemoryError:
+        _fail("error: out of memory; try a smaller --batch-size", 1, debug)
+    except Exception as error:  # the last resort: one sentence, and how to see the rest
+        kind = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        _fail(f"error: {kind} (a defect or a lack of memory; --debug shows where)", 1, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    raise SystemExit(code)

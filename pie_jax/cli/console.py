@@ -1,0 +1,87 @@
+"""What the commands show: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from pie_jax.prune.results import PruneResult
+from pie_jax.prune.statistics import Mean
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def use_compile_cache() -> None:
+    """Keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "pie_jax" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a callback (done, total, unit) that draws a bar on stderr."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors) as progress:
+        task = progress.add_task(label, total=None, unit="")
+
+        def update(done: int, total: int, unit: str) -> None:
+            progress.update(task, completed=done, total=total, unit=unit)
+
+        yield update
+
+
+def kl_table(result: PruneResult) -> Table:
+    """Return mean KL(clean || circuit) at the last position by method and budget."""
+    summary = result.summary()
+    budgets = sorted({budget for row in summary.values() for budget in row})
+    null = result.null()
+    nothing = "" if null is None else f"; nothing kept: {null.mean:.3f}"
+    table = Table(
+        title=f"KL(clean || circuit) at the last position, nats, mean and 95% interval{nothing}",
+        title_justify="left",
+    )
+    table.add_column("method")
+    for budget in budgets:
+        table.add_column(f"K = {budget}", justify="right")
+    for method, row in summary.items():
+        table.add_row(method, *(cell(row.get(budget)) for budget in budgets))
+    return table
+
+
+def cell(mean: Mean | None) -> str:
+    """Return a mean with its interval, or a dash where it is undefined."""
+    return "–" if mean is None else f"{mean.mean:.3f} [{mean.low:.2f}, {mean.high:.2f}]"
+
+
+def report_skips(result: PruneResult) -> None:
+    """Say how many pairs were left out and why."""
+    skipped = result.record.get("skipped", {})
+    if skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        console.print(f"skipped pairs: {reasons} (listed in run.json)")

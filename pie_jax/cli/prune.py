@@ -1,0 +1,99 @@
+"""`pie-jax prune`: stage I on the user's own model, transcoder and pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pie_jax.cli import options as opt
+from pie_jax.cli.console import (
+    console,
+    kl_table,
+    progress_bar,
+    report_skips,
+    use_compile_cache,
+)
+
+
+def prune(
+    pairs: Annotated[Path, typer.Option(help="JSONL of clean and corrupted prompts.")],
+    out: Annotated[Path, typer.Option(help="Results folder; the same command resumes it.")],
+    model: opt.Model = "demo",
+    transcoder: opt.Transcoder = "demo",
+    method: opt.Methods = "fap,fap-synergy,relp,activation-magnitude,random",
+    budget: opt.Budgets = "50,100,200,400,800",
+    metric: Annotated[str, typer.Option(help="logit-diff or logsumexp.")] = "logit-diff",
+    corruption: Annotated[
+        str, typer.Option(help="corrupted-prompt or zero-features.")
+    ] = "corrupted-prompt",
+    gradient: Annotated[
+        str, typer.Option(help="FAP's gradient: frozen (as published) or full.")
+    ] = "frozen",
+    scope_layers: Annotated[
+        str, typer.Option(help="Keep the best of all layers (global) or of each (per-layer).")
+    ] = "global",
+    dtype: opt.Dtype = "float32",
+    batch_size: opt.BatchSize = 8,
+    encoders: Annotated[
+        Literal["device", "disk"], typer.Option(help="Where the encoders stay.")
+    ] = "device",
+    synergy_lambda: Annotated[float, typer.Option(help="Weight of synergy.")] = 3.0,
+    synergy_boundary_percent: Annotated[
+        float, typer.Option(help="Width of the reranked band, in percent of K.")
+    ] = 25.0,
+    synergy_boundary_cap: Annotated[int, typer.Option(help="Most candidates reranked.")] = 32,
+    synergy_partners: Annotated[int, typer.Option(help="Core members they may meet.")] = 32,
+    synergy_partners_per_candidate: Annotated[
+        int, typer.Option(help="Partners that each candidate meets.")
+    ] = 8,
+    on_bad_pair: Annotated[
+        str, typer.Option(help="error, or skip (counted and named in run.json).")
+    ] = "error",
+    seed: opt.Seed = 0,
+) -> None:
+    """Score, select and judge the features behind a behaviour.
+
+    Examples:
+
+        pie-jax tasks ioi --model demo -n 64 --out pairs.jsonl
+        pie-jax prune --pairs pairs.jsonl --budget 10,20,40 --out results
+        pie-jax prune --model meta-llama/Llama-3.2-1B --transcoder mntss/clt-llama-3.2-1b-524k
+          --pairs pairs.jsonl --dtype bfloat16 --method fap,fap-synergy --out results
+    """
+    import pie_jax
+    from pie_jax.prune.checks import check_options
+    from pie_jax.prune.options import PruneOptions, SynergyOptions
+
+    settings = PruneOptions(
+        methods=opt.names(method),
+        budgets=opt.numbers(budget, "--budget"),
+        metric=metric,
+        corruption=corruption,  # type: ignore[arg-type]
+        gradient=gradient,  # type: ignore[arg-type]
+        scope_layers=scope_layers,  # type: ignore[arg-type]
+        on_bad_pair=on_bad_pair,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        seed=seed,
+        synergy=SynergyOptions(
+            weight=synergy_lambda,
+            boundary_percent=synergy_boundary_percent,
+            boundary_cap=synergy_boundary_cap,
+            partners=synergy_partners,
+            partners_per_candidate=synergy_partners_per_candidate,
+        ),
+    )
+    # Before anything large is loaded.
+    check_options(settings)
+    rows = pie_jax.load_pairs(pairs)
+    use_compile_cache()
+    language_model = pie_jax.load_model(model, dtype)
+    clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=encoders == "disk")
+    with progress_bar("prune") as progress:
+        result = pie_jax.prune(
+            language_model, clt, rows, settings, out=out, progress=progress, source=str(pairs)
+        )
+    console.print(kl_table(result))
+    report_skips(result)
+    console.print(f"results: {out}")

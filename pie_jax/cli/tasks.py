@@ -1,0 +1,76 @@
+"""`pie-jax tasks`: generate pairs of prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pie_jax.cli import options as opt
+from pie_jax.cli.console import console
+
+app = typer.Typer(
+    help="Generate pairs of clean and corrupted prompts.",
+    invoke_without_command=False,
+    no_args_is_help=True,
+)
+_Model = Annotated[str, typer.Option(help="Whose tokenizer decides which words are one token.")]
+_Count = Annotated[int, typer.Option("-n", "--count", help="How many pairs.")]
+_Out = Annotated[Path, typer.Option(help="JSONL file to write.")]
+_Corruption = Annotated[
+    str | None, typer.Option(help="ioi: s2-random, s2-io, abc; docstring: random-random.")
+]
+_Split = Annotated[
+    str, typer.Option(help="Word combinations: all, or the demo's train or heldout ones.")
+]
+
+
+@app.command()
+def ioi(
+    out: _Out,
+    model: _Model = "demo",
+    count: _Count = 100,
+    seed: opt.Seed = 0,
+    corruption: _Corruption = None,
+    split: _Split = "all",
+) -> None:
+    """Indirect object identification: "Then, Mary and John ... John gave a drink to" -> " Mary"."""
+    _generate("ioi", out, model, count, seed, corruption, split)
+
+
+@app.command()
+def docstring(
+    out: _Out,
+    model: _Model = "demo",
+    count: _Count = 100,
+    seed: opt.Seed = 0,
+    corruption: _Corruption = None,
+    split: _Split = "all",
+) -> None:
+    """Docstring completion: the third documented argument of a Python function."""
+    _generate("docstring", out, model, count, seed, corruption, split)
+
+
+def _generate(
+    name: str,
+    out: Path,
+    model: str,
+    count: int,
+    seed: int,
+    corruption: str | None,
+    split: str,
+) -> None:
+    from pie_jax.models.loader import load_model_tokenizer
+    from pie_jax.tasks import get_task, write_pairs
+
+    task = get_task(name)
+    pairs = task.generate(
+        count,
+        seed=seed,
+        tokenizer=load_model_tokenizer(model),
+        corruption=corruption or task.default_corruption,
+        split=split,  # type: ignore[arg-type]
+    )
+    write_pairs(out, pairs)
+    console.print(f"{len(pairs)} pairs: {out}")

@@ -1,0 +1,43 @@
+"""`pie-jax train-clt`: train a cross-layer transcoder on a text corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pie_jax.cli import options as opt
+from pie_jax.cli.console import console, progress_bar, use_compile_cache
+
+
+def train_clt(
+    corpus: Annotated[list[Path], typer.Option(help="Text or JSONL ({'text': ...}); repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder for the transcoder; resumes if interrupted.")],
+    features: Annotated[int, typer.Option(help="Features a layer.")],
+    l0: Annotated[float, typer.Option(help="Active features wanted per layer and token.")],
+    model: opt.Model = "demo",
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 1500,
+    seed: opt.Seed = 0,
+) -> None:
+    """Train a cross-layer transcoder and write it in circuit-tracer's format.
+
+    Example:
+
+        pie-jax train-clt --model demo --corpus text.jsonl --features 1024 --l0 13 --out clt
+    """
+    from pie_jax.models.loader import load_model
+    from pie_jax.transcoders.training import TrainOptions, train_clt
+
+    use_compile_cache()
+    options = TrainOptions(features=features, l0=l0, steps=steps, seed=seed)
+    with progress_bar("train-clt") as progress:
+        report = train_clt(
+            load_model(model),
+            corpus,
+            out,
+            options,
+            progress=lambda step, total, _: progress(step, total, "steps"),
+        )
+    console.print(report)
+    console.print(f"transcoder: {out}")

@@ -1,0 +1,71 @@
+"""Encoded pairs to padded batches of a few static shapes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pie_jax.buckets import multiple
+from pie_jax.tasks.encode import EncodedPair
+
+_LENGTH_STEP = 8
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs of prompts, padded on the right to one length [B, T]; only `real` rows count.
+
+    `rows` [B] the pairs' places in the input; `target`, `distractor` [B] ids, 0 where not needed.
+    """
+
+    clean: np.ndarray
+    corrupted: np.ndarray
+    length: np.ndarray
+    target: np.ndarray
+    distractor: np.ndarray
+    rows: np.ndarray
+    real: int
+
+
+def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
+    """Group pairs by padded length and cut them into batches; the last one repeats its last row.
+
+    What is in a batch depends on the pairs and the size alone, so that a resumed run meets the
+    same ones.
+    """
+    groups: dict[int, list[EncodedPair]] = defaultdict(list)
+    for pair in pairs:
+        groups[multiple(len(pair.clean), _LENGTH_STEP)].append(pair)
+    return [
+        _batch(part, size, length)
+        for length in sorted(groups)
+        for part in _parts(groups[length], size)
+    ]
+
+
+def _parts(pairs: list[EncodedPair], size: int) -> Iterator[list[EncodedPair]]:
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]
+
+
+def _batch(pairs: list[EncodedPair], size: int, length: int) -> PairBatch:
+    full = pairs + [pairs[-1]] * (size - len(pairs))
+
+    def padded(rows: list[tuple[int, ...]]) -> np.ndarray:
+        out = np.zeros((size, length), np.int32)
+        for row, ids in zip(out, rows, strict=True):
+            row[: len(ids)] = ids
+        return out
+
+    return PairBatch(
+        clean=padded([pair.clean for pair in full]),
+        corrupted=padded([pair.corrupted[0] for pair in full]),
+        length=np.array([len(pair.clean) for pair in full], np.int32),
+        target=np.array([pair.target_id or 0 for pair in full], np.int32),
+        distractor=np.array([pair.distractor_id or 0 for pair in full], np.int32),
+        rows=np.array([pair.index for pair in full], np.int64),
+        real=len(pairs),
+    )

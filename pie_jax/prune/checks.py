@@ -1,0 +1,49 @@
+"""Settings that mean nothing are refused before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pie_jax.errors import InputError
+from pie_jax.prune.methods import METHODS
+from pie_jax.prune.metrics import METRICS
+from pie_jax.prune.options import PruneOptions
+
+
+def check_options(options: PruneOptions) -> None:
+    """Raise `InputError` for a setting that means nothing, naming the option."""
+    _one_of("--method", options.methods, METHODS)
+    _one_of("--metric", (options.metric,), METRICS)
+    _one_of("--corruption", (options.corruption,), ("corrupted-prompt", "zero-features"))
+    _one_of("--gradient", (options.gradient,), ("frozen", "full"))
+    _one_of("--scope-layers", (options.scope_layers,), ("global", "per-layer"))
+    _one_of("--on-bad-pair", (options.on_bad_pair,), ("error", "skip"))
+    if not options.budgets or min(options.budgets) < 1:
+        raise InputError("--budget: every budget must be a whole number of at least 1.")
+    if len(set(options.budgets)) < len(options.budgets):
+        raise InputError("--budget: a budget is given twice; name each one once.")
+    synergy = options.synergy
+    positive = {
+        "--batch-size": options.batch_size,
+        "--synergy-boundary-cap": synergy.boundary_cap,
+        "--synergy-partners": synergy.partners,
+        "--synergy-partners-per-candidate": synergy.partners_per_candidate,
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise InputError(f"{name}: must be at least 1, but it is {value}.")
+    if not 0 < synergy.boundary_percent <= 100:
+        raise InputError("--synergy-boundary-percent: must be above 0 and at most 100.")
+    if not 0 <= synergy.weight < float("inf"):
+        raise InputError("--synergy-lambda: must be a finite number of at least 0.")
+
+
+def _one_of(option: str, values: Iterable[str], known: Iterable[str]) -> None:
+    known, values = list(known), list(values)
+    if not values:
+        raise InputError(f"{option}: name at least one of {', '.join(known)}.")
+    for value in values:
+        if value not in known:
+            raise InputError(f"{option}: `{value}` is not known; use {', '.join(known)}.")
+    if len(set(values)) < len(values):
+        raise InputError(f"{option}: the same name is given twice; name each one once.")

@@ -1,0 +1,141 @@
+"""A run's folder: its record, finished batches that survive a kill, and the final tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pie_jax.errors import InputError, PieError
+from pie_jax.prune.results import TABLES, PruneResult
+from pie_jax.prune.step import Columns
+
+_RECORD = "run.json"
+_PARTS = "parts"
+
+
+class RunFolder:
+    """Where a run writes. Raises `InputError` where it cannot, or where another run lives.
+
+    A folder of an earlier run with the same `config` goes on from its finished batches.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]):
+        self.path, self._config = path, config
+        self._parts = path / _PARTS
+        self._make()
+        self._refuse_other()
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".write-test"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise InputError(
+                f"--out {self.path}: cannot be written ({error.strerror}); name another folder."
+            ) from error
+
+    def _refuse_other(self) -> None:
+        path = self.path / _RECORD
+        if not path.exists():
+            strangers = [p.name for p in self.path.iterdir() if p.name != _PARTS]
+            if strangers:
+                raise InputError(
+                    f"--out {self.path}: holds other files ({strangers[0]}); name an empty folder."
+                )
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a run's record; name another folder.") from error
+        changed = sorted(
+            key
+            for key in set(found) | set(self._config)
+            if found.get(key) != self._config.get(key)
+        )
+        if changed:
+            raise InputError(
+                f"--out {self.path}: holds a run with another config ({', '.join(changed)} "
+                "changed); name another folder, or repeat the earlier command to resume it."
+            )
+
+    def finished(self) -> PruneResult | None:
+        """Return the results of a run that is already complete, else None."""
+        path = self.path / _RECORD
+        if not path.exists():
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("status") != "complete":
+            return None
+        return load_result(self.path)
+
+    def begin(self, record: dict[str, Any]) -> None:
+        """Write the record of a run that is under way."""
+        self._parts.mkdir(exist_ok=True)
+        self._write_json({"status": "running", "config": self._config, **record})
+
+    def part(self, index: int) -> dict[str, Columns] | None:
+        """Return the columns of a finished batch, or None."""
+        path = self._part_path(index)
+        if not path.exists():
+            return None
+        tables: dict[str, Columns] = {}
+        with np.load(path) as stored:
+            for name in stored.files:
+                table, _, column = name.partition("/")
+                tables.setdefault(table, {})[column] = stored[name]
+        return tables
+
+    def save_part(self, index: int, tables: dict[str, Columns]) -> None:
+        """Write a finished batch, whole or not at all."""
+        flat = {f"{t}/{c}": column for t, columns in tables.items() for c, column in columns.items()}
+        temporary = self._part_path(index).with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            # savez takes the names as keywords; those of columns hold a slash, which it keeps.
+            np.savez(file, **flat)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._part_path(index))
+
+    def complete(self, result: PruneResult) -> None:
+        """Write the tables and the record, then drop the batches."""
+        for name, table in result.tables().items():
+            temporary = self.path / f"{name}.parquet.tmp"
+            pq.write_table(table, temporary, compression="zstd")
+            temporary.replace(self.path / f"{name}.parquet")
+        self._write_json({"status": "complete", "config": self._config, **result.record})
+        shutil.rmtree(self._parts)
+
+    def _part_path(self, index: int) -> Path:
+        return self._parts / f"batch-{index:06d}.npz"
+
+    def _write_json(self, record: dict[str, Any]) -> None:
+        temporary = self.path / f"{_RECORD}.tmp"
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.path / _RECORD)
+
+
+def load_result(path: str | Path) -> PruneResult:
+    """Read a complete results folder.
+
+    Raises `InputError` where it is no results folder, `PieError` where the run is unfinished.
+    """
+    folder = Path(path)
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        if record["status"] != "complete":
+            raise PieError(f"{folder}: the run is not complete; repeat its command to resume it.")
+        tables: dict[str, pa.Table] = {
+            name: pq.read_table(folder / f"{name}.parquet") for name in TABLES
+        }
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"{folder}: not a results folder of `pie-jax prune`.") from error
+    return PruneResult(**tables, record=record)

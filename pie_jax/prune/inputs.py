@@ -1,0 +1,132 @@
+"""What a pruning method may ask for about one batch; each thing is computed once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pie_jax.buckets import multiple
+from pie_jax.models.gradient_rules import GRADIENT_RULES
+from pie_jax.models.transformer import Transformer
+from pie_jax.prune.metrics import METRICS, Metric, Prompt
+from pie_jax.prune.occurrences import DecoderTable, Occurrences
+from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.passes import (
+    Behaviour,
+    attribute,
+    circuit_behaviour,
+    end_points,
+    metric_gradients,
+    removal_metrics,
+    total_writes,
+)
+from pie_jax.prune.selection import NOBODY
+
+
+class PruneInputs:
+    """One batch of prompts with its occurrences: scores, exact effects and behaviour on request.
+
+    Shapes: B prompts, N occurrences each (padded), S sets, K members. `rows` [B] are the
+    prompts' places in the input, from which random draws are seeded.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        prompts: Prompt,
+        occurrences: Occurrences,
+        decoder: DecoderTable,
+        rows: np.ndarray,
+        options: PruneOptions,
+    ):
+        self.model, self.prompts, self.occurrences = model, prompts, occurrences
+        self.decoder, self.rows, self.options = decoder, rows, options
+        self.delta = jnp.asarray(occurrences.delta)
+        self._scores: dict[str, np.ndarray] = {}
+
+    @property
+    def metric(self) -> Metric:
+        """Return the metric asked for."""
+        return METRICS[self.options.metric]
+
+    def attribution(self, rule: str) -> np.ndarray:
+        """Return gradient x write x change under a gradient rule, [B, N]; padding is 0."""
+        if rule not in self._scores:
+            _, gradient = metric_gradients(
+                self.model, self.prompts, self.metric, GRADIENT_RULES[rule]
+            )
+            scores = attribute(self.decoder.table, self.decoder.writes, self.delta, gradient)
+            self._scores[rule] = np.asarray(scores)
+        return self._scores[rule]
+
+    def generator(self, index: int, salt: str) -> np.random.Generator:
+        """Return the random numbers of one prompt, whatever batch it is in."""
+        seed = [self.options.seed, int(self.rows[index]), *salt.encode()]
+        return np.random.default_rng(seed)
+
+    @cached_property
+    def total(self) -> jax.Array:
+        """Return what all occurrences write together, [B, L, T, D]."""
+        return total_writes(self.decoder.table, self.decoder.writes, self.delta, *self._sizes)
+
+    @cached_property
+    def ends(self) -> tuple[np.ndarray, Behaviour]:
+        """Return the clean metric [B] and the behaviour with every occurrence removed."""
+        clean, null = end_points(self.model, self.prompts, self.total, self.metric)
+        return np.asarray(clean), jax.tree.map(np.asarray, null)
+
+    def removal_effects(self, sets: np.ndarray) -> np.ndarray:
+        """Return m_clean - m(set removed) for sets [B, S, K] of occurrences, [B, S]."""
+        clean, _ = self.ends
+        padded, chunk = self._chunks(sets)
+        values = removal_metrics(
+            self.model,
+            self.prompts,
+            self.decoder.table,
+            self.decoder.writes,
+            self.delta,
+            jnp.asarray(padded),
+            self.metric,
+            chunk,
+        )
+        return clean[:, None] - np.asarray(values)[:, : sets.shape[1]]
+
+    def behaviour(self, kept: np.ndarray) -> tuple[Behaviour, np.ndarray]:
+        """Return the behaviour of the circuits [B, S, K], and the complements' metric [B, S]."""
+        count = kept.shape[1]
+        padded, chunk = self._chunks(kept)
+        result, complement = circuit_behaviour(
+            self.model,
+            self.prompts,
+            self.decoder.table,
+            self.decoder.writes,
+            self.delta,
+            self.total,
+            jnp.asarray(padded),
+            self.metric,
+            chunk,
+        )
+        cut = jax.tree.map(lambda x: np.asarray(x)[:, :count], result)
+        return cut, np.asarray(complement)[:, :count]
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self.model.config.num_layers, self.prompts.tokens.shape[1]
+
+    def side_by_side(self) -> int:
+        """Return how many interventions a prompt fit `chunk_bytes` at once."""
+        layers, length = self._sizes
+        batch = self.prompts.tokens.shape[0]
+        one = 4 * batch * layers * length * self.model.config.d_model
+        return max(1, self.options.chunk_bytes // one)
+
+    def _chunks(self, sets: np.ndarray) -> tuple[np.ndarray, int]:
+        """Pad S to a multiple of the chunk, with sets of nobody."""
+        count = sets.shape[1]
+        parts = -(-count // self.side_by_side())
+        chunk = -(-count // parts)
+        pad = multiple(count, chunk) - count
+        return np.pad(sets, ((0, 0), (0, pad), (0, 0)), constant_values=NOBODY), chunk

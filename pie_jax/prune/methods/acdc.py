@@ -1,0 +1,133 @@
+"""ACDC-style sequential ablation, as PIE's baseline has it (after arXiv 2304.14997).
+
+Occurrences are visited from the last layer to the first; one is removed for good when the
+running KL(clean || current) rises by less than tau. Tau is bisected to reach each budget.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from pie_jax.buckets import multiple
+from pie_jax.kernels import Writes, removal_delta
+from pie_jax.models.transformer import Transformer
+from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.methods.base import Method, Selection, with_scores
+from pie_jax.prune.metrics import Prompt, last_logits
+from pie_jax.prune.passes import kl_at_last
+from pie_jax.prune.selection import NOBODY, pad
+
+# Nats; the budget's tau is looked for between these, on a log scale.
+_LOW, _HIGH = 1e-9, 1e2
+
+
+@jax.jit
+def sweep(
+    model: Transformer,
+    prompts: Prompt,
+    table: Float[Array, "R D"],
+    writes: Writes,
+    delta: Float[Array, "B N"],
+    blocks: Int[Array, "B M block"],
+    tau: Float[Array, "B J"],
+) -> Float[Array, "B J M block"]:
+    """Return by how much KL rose at each candidate's test; below tau it was removed.
+
+    A block's candidates are tested side by side against the same running state; a block of one
+    is the exact algorithm.
+    """
+
+    def one(prompt: Prompt, writes: Writes, delta, blocks, taus):
+        layers, length = model.config.num_layers, prompt.tokens.shape[0]
+        clean = last_logits(model, model.streams(prompt.tokens).residual, prompt)
+
+        def removed(members):
+            return removal_delta(table, writes, delta, members, layers, length)
+
+        def kl(mlp_delta):
+            return kl_at_last(model, prompt, clean, mlp_delta)
+
+        def run(tau):
+            def visit(state, members):
+                # The running state is measured beside the candidates: one pass a block.
+                tests = jax.vmap(lambda member: state + removed(member[None]))(members)
+                values = jax.vmap(kl)(jnp.concatenate([state[None], tests]))
+                rise = jnp.where(members >= 0, values[1:] - values[0], jnp.inf)
+                gone = jnp.where(rise < tau, members, NOBODY)
+                return state + removed(gone), rise
+
+            start = jnp.zeros((layers, length, model.config.d_model), jnp.float32)
+            return jax.lax.scan(visit, start, blocks)[1]
+
+        return jax.lax.map(run, taus)
+
+    return jax.vmap(one)(prompts, writes, delta, blocks, tau)
+
+
+def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+    """Bisect tau for every budget of every prompt at once; the nearest set from below is kept.
+
+    Where no tau leaves exactly K, the removed ones whose test raised KL most fill up.
+    """
+    options, counts = inputs.options.acdc, inputs.occurrences.count
+    visits = _visiting_order(inputs, options.block)
+    low = np.full((len(counts), len(budgets)), np.log(_LOW))
+    high = np.full_like(low, np.log(_HIGH))
+    size = inputs.occurrences.layer.shape[1]
+    best = np.full((*low.shape, size), -np.inf, np.float32)
+    most = np.full(low.shape, -1)
+    wanted = np.array(budgets)
+    for _ in range(options.bisections):
+        tau = np.exp((low + high) / 2)
+        rise = _rises(inputs, visits, tau, size)
+        kept = (rise >= tau[..., None]).sum(-1)
+        fits = kept <= wanted
+        better = fits & (kept > most)
+        best[better], most[better] = rise[better], kept[better]
+        high = np.where(fits, (low + high) / 2, high)
+        low = np.where(fits, low, (low + high) / 2)
+    return [_fill(best[:, j], counts, budget) for j, budget in enumerate(budgets)]
+
+
+def _visiting_order(inputs: PruneInputs, block: int) -> np.ndarray:
+    valid = inputs.occurrences.valid
+    size = multiple(valid.shape[1], block)
+    visits = np.full((len(valid), size), NOBODY, np.int32)
+    for b, count in enumerate(inputs.occurrences.count):
+        visits[b, :count] = np.arange(count)[::-1]
+    return visits.reshape(len(valid), -1, block)
+
+
+def _rises(inputs: PruneInputs, visits: np.ndarray, tau: np.ndarray, size: int) -> np.ndarray:
+    """Return each occurrence's rise of KL, [B, J, N]; -inf for padding."""
+    result = sweep(
+        inputs.model,
+        inputs.prompts,
+        inputs.decoder.table,
+        inputs.decoder.writes,
+        inputs.delta,
+        jnp.asarray(visits),
+        jnp.asarray(tau, jnp.float32),
+    )
+    flat = np.asarray(result).reshape(*tau.shape, -1)
+    rise = np.full((*tau.shape, size), -np.inf, np.float32)
+    for b, visited in enumerate(visits.reshape(len(visits), -1)):
+        real = visited >= 0
+        rise[b][:, visited[real]] = flat[b][:, real]
+    return rise
+
+
+def _fill(rise: np.ndarray, counts: np.ndarray, budget: int) -> Selection:
+    kept = [
+        pad(np.argsort(-row[:count], kind="stable")[:budget], budget)
+        for row, count in zip(rise, counts, strict=True)
+    ]
+    return with_scores(np.stack(kept), rise)
+
+
+METHOD = Method("acdc", "Sequential ablation with a bisected threshold", select=select)

@@ -1,0 +1,56 @@
+"""What a pruning method is: scores for every occurrence, or a kept set for a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.selection import NOBODY, keep_top
+
+
+class Selection(NamedTuple):
+    """Kept sets of a batch, best first: `kept` [B, K] indices padded with -1, `score` [B, K]."""
+
+    kept: np.ndarray
+    score: np.ndarray
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to choose occurrences.
+
+    A scoring method gives `scores(inputs) -> [B, N]`, of which the K largest by magnitude are
+    kept. Any other gives `select(inputs, budgets) -> one Selection a budget`.
+    """
+
+    name: str
+    description: str
+    scores: Callable[[PruneInputs], np.ndarray] | None = None
+    select: Callable[[PruneInputs, tuple[int, ...]], list[Selection]] | None = None
+
+
+def run_method(method: Method, inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+    """Return the kept sets of a method for every budget."""
+    if method.select is not None:
+        return method.select(inputs, budgets)
+    assert method.scores is not None
+    scores = method.scores(inputs)
+    return [top_selection(inputs, scores, budget) for budget in budgets]
+
+
+def top_selection(inputs: PruneInputs, scores: np.ndarray, budget: int) -> Selection:
+    """Keep the K largest scores by magnitude in each prompt, in the scope asked for."""
+    occurrences, scope = inputs.occurrences, inputs.options.scope_layers
+    rows = zip(scores, occurrences.layer, occurrences.count.tolist(), strict=True)
+    kept = np.stack([keep_top(*row, budget, scope) for row in rows])
+    return with_scores(kept, scores)
+
+
+def with_scores(kept: np.ndarray, scores: np.ndarray) -> Selection:
+    """Attach to kept sets [B, K] the scores [B, N] of their members."""
+    chosen = np.take_along_axis(scores, np.maximum(kept, 0), axis=1)
+    return Selection(kept, np.where(kept == NOBODY, 0.0, chosen).astype(np.float32))

@@ -1,0 +1,47 @@
+"""Every setting of a pruning run, with the paper's values as defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DEFAULT_METHODS = ("fap", "fap-synergy", "relp", "activation-magnitude", "random")
+PAPER_BUDGETS = (50, 100, 200, 400, 800)
+
+
+@dataclass(frozen=True)
+class SynergyOptions:
+    """FAP-Synergy's hyperparameters (PIE, arXiv 2604.16889); the published script's own defaults
+    are lambda 5 and 50 percent."""
+
+    weight: float = 3.0
+    boundary_percent: float = 25.0
+    boundary_cap: int = 32
+    partners: int = 32
+    partners_per_candidate: int = 8
+
+
+@dataclass(frozen=True)
+class AcdcOptions:
+    """The ACDC-style baseline: candidates a block, and halvings of tau."""
+
+    block: int = 16
+    bisections: int = 12
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What to compute. `chunk_bytes` bounds the memory of interventions that run side by side."""
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    budgets: tuple[int, ...] = PAPER_BUDGETS
+    metric: str = "logit-diff"
+    corruption: Literal["corrupted-prompt", "zero-features"] = "corrupted-prompt"
+    gradient: Literal["frozen", "full"] = "frozen"
+    scope_layers: Literal["global", "per-layer"] = "global"
+    synergy: SynergyOptions = SynergyOptions()
+    acdc: AcdcOptions = AcdcOptions()
+    on_bad_pair: Literal["error", "skip"] = "error"
+    batch_size: int = 8
+    seed: int = 0
+    chunk_bytes: int = 1 << 28

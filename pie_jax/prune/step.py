@@ -1,0 +1,169 @@
+"""One batch through the whole pruning stage, to flat columns of numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pie_jax.models.loader import LanguageModel
+from pie_jax.prune.batches import PairBatch
+from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.methods import METHODS, Selection, run_method
+from pie_jax.prune.metrics import Prompt
+from pie_jax.prune.occurrences import OccurrenceFinder, read_rows
+from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.passes import transcoder_inputs
+from pie_jax.prune.selection import NOBODY
+from pie_jax.transcoders.stored import Transcoder
+
+# A table as columns of equal length.
+Columns = dict[str, np.ndarray]
+_UNDEFINED_BELOW = 1e-10
+
+
+class Pruner:
+    """Runs batches of pairs through model, transcoder, methods and measures."""
+
+    def __init__(self, model: LanguageModel, transcoder: Transcoder, options: PruneOptions):
+        self.options = options
+        self.seconds: dict[str, float] = {}
+        self._model = model.transformer
+        self._transcoder = transcoder
+        self._finder = OccurrenceFinder(transcoder)
+
+    def run(self, batch: PairBatch) -> dict[str, Columns]:
+        """Return the columns of `scores`, `selections` and `behaviour` for one batch."""
+        inputs = self.prepare(batch)
+        options = self.options
+        scores = {}
+        selections = []
+        for name in options.methods:
+            with self._stage(f"method {name}"):
+                method = METHODS[name]
+                if method.scores is not None:
+                    scores[name] = method.scores(inputs)
+                selections.append(run_method(method, inputs, options.budgets))
+        with self._stage("behaviour"):
+            behaviour = self._behaviour(inputs, selections, batch.real)
+        return {
+            "scores": self._scores(inputs, scores, batch.real),
+            "selections": self._selections(inputs, selections, batch.real),
+            "behaviour": behaviour,
+        }
+
+    def prepare(self, batch: PairBatch) -> PruneInputs:
+        """Encode both runs of a batch and read the decoder rows that it needs."""
+        site = self._transcoder.config.input_site
+        with self._stage("encode"):
+            clean = transcoder_inputs(self._model, batch.clean, site)
+            corrupted = (
+                transcoder_inputs(self._model, batch.corrupted, site)
+                if self.options.corruption == "corrupted-prompt"
+                else None
+            )
+            occurrences = self._finder.find(clean, corrupted, batch.length)
+        with self._stage("decoder rows"):
+            decoder = read_rows(self._transcoder, occurrences)
+        prompts = Prompt(
+            *(jnp.asarray(x) for x in (batch.clean, batch.length, batch.target, batch.distractor))
+        )
+        return PruneInputs(self._model, prompts, occurrences, decoder, batch.rows, self.options)
+
+    def _scores(self, inputs: PruneInputs, scores: Columns, real: int) -> Columns:
+        occurrences = inputs.occurrences
+        use = occurrences.valid[:real]
+        prompt = np.broadcast_to(inputs.rows[:real, None], use.shape)
+        columns = {
+            "prompt": prompt,
+            "layer": occurrences.layer,
+            "position": occurrences.position,
+            "feature": occurrences.feature,
+            "activation_clean": occurrences.clean,
+            "activation_corrupted": occurrences.corrupted,
+            **{name: score.astype(np.float32) for name, score in scores.items()},
+        }
+        return {name: column[:real][use] for name, column in columns.items()}
+
+    def _selections(
+        self, inputs: PruneInputs, selections: list[list[Selection]], real: int
+    ) -> Columns:
+        occurrences = inputs.occurrences
+        parts: list[Columns] = []
+        for index, method in enumerate(selections):
+            for budget, selection in zip(self.options.budgets, method, strict=True):
+                kept = selection.kept[:real]
+                use = kept != NOBODY
+                prompt, rank = np.nonzero(use)
+                at = (prompt, kept[use])
+                parts.append(
+                    {
+                        "prompt": inputs.rows[prompt],
+                        "method": np.full(len(rank), index, np.int16),
+                        "budget": np.full(len(rank), budget, np.int32),
+                        "layer": occurrences.layer[at],
+                        "position": occurrences.position[at],
+                        "feature": occurrences.feature[at],
+                        "rank": rank.astype(np.int32) + 1,
+                        "score": selection.score[:real][use],
+                    }
+                )
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _behaviour(
+        self, inputs: PruneInputs, selections: list[list[Selection]], real: int
+    ) -> Columns:
+        budgets = self.options.budgets
+        widest = max(budgets)
+        flat = [selection.kept for method in selections for selection in method]
+        kept = np.stack(
+            [
+                np.pad(k, ((0, 0), (0, widest - k.shape[1])), constant_values=NOBODY)
+                for k in flat
+            ],
+            axis=1,
+        )
+        circuit, complement = inputs.behaviour(kept)
+        clean, null = inputs.ends
+        shape = (real, len(selections), len(budgets))
+        change = clean - null.metric
+        defined = np.abs(change) >= _UNDEFINED_BELOW
+        divisor = np.where(defined, change, np.nan)[:, None]
+
+        def share(metric: np.ndarray) -> np.ndarray:
+            return (metric - null.metric[:, None]) / divisor
+
+        def each(x: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(x[:real, None, None], shape)
+
+        columns = {
+            "prompt": each(inputs.rows),
+            "method": np.broadcast_to(np.arange(shape[1], dtype=np.int16)[:, None], shape),
+            "budget": np.broadcast_to(np.array(budgets, np.int32), shape),
+            "kl_last": circuit.kl_last[:real],
+            "kl_mean": circuit.kl_mean[:real],
+            "top1_changed": circuit.top1_changed[:real],
+            "metric_clean": each(clean),
+            "metric_circuit": circuit.metric[:real],
+            "metric_null": each(null.metric),
+            "metric_complement": complement[:real],
+            "faithfulness": share(circuit.metric)[:real],
+            "completeness": share(complement)[:real],
+            "kl_last_null": each(null.kl_last),
+        }
+        return {name: np.asarray(column).reshape(-1) for name, column in columns.items()}
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def devices() -> list[str]:
+    """Return the devices that the run uses, in words."""
+    return [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
