@@ -1,6 +1,6 @@
 """Mean KL by method and budget on the demo's two tasks: the README's table.
 
-    python -m benchmarks.circuits --json benchmarks/results/circuits.json
+python -m benchmarks.circuits --json benchmarks/results/circuits.json
 """
 
 from __future__ import annotations

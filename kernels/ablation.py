@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from pie_jax.kernels.writes import Writes, write
 
@@ -30,8 +30,8 @@ def removal_delta(
 
 
 def map_sets(
-    evaluate: Callable[[Int[Array, " K"]], Array], sets: Int[Array, "S K"], chunk: int
-) -> Array:
+    evaluate: Callable[[Int[Array, " K"]], PyTree], sets: Int[Array, "S K"], chunk: int
+) -> PyTree:
     """Return `evaluate` of every set, `chunk` of them side by side; S is a multiple of it."""
     count = sets.shape[0]
     if count % chunk:

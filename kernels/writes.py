@@ -57,13 +57,16 @@ def write(
     parts = (Writes(*(split(array, 0) for array in writes)), split(weight, 0))
 
     def add(total, part):
-        return total + _write_chunk(table, *part, layers, length), None
+        members, weights = part
+        return total + _write_chunk(table, members, weights, layers, length), None
 
     zero = jnp.zeros((layers, length, table.shape[1]), jnp.float32)
     return jax.lax.scan(add, zero, parts)[0]
 
 
-def _write_chunk(table, writes: Writes, weight, layers: int, length: int):
+def _write_chunk(
+    table: Array, writes: Writes, weight: Array, layers: int, length: int
+) -> Float[Array, "L T D"]:
     at = jax.nn.one_hot(writes.position, length, dtype=jnp.float32, axis=0) * weight
 
     def target(_, layer):

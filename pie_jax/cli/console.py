@@ -29,7 +29,7 @@ def use_compile_cache() -> None:
     """Keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "pie_jax" / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -39,4 +39,6 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in names(text))
     except ValueError as error:
-        raise InputError(f"{option}: `{text}` is not a list of whole numbers like 50,100.") from error
+        raise InputError(
+            f"{option}: `{text}` is not a list of whole numbers like 50,100."
+        ) from error

@@ -40,7 +40,7 @@ def run(
     from pie_jax.prune.checks import check_options
     from pie_jax.prune.options import PruneOptions
     from pie_jax.report import write_report
-    from pie_jax.tasks import get_task
+    from pie_jax.tasks import Split, get_task
 
     settings = PruneOptions(
         methods=opt.names(method),
@@ -53,7 +53,7 @@ def run(
     language_model = pie_jax.load_model(model, dtype)
     clt = pie_jax.load_transcoder(transcoder)
     # The demo was trained on the other word combinations.
-    split = "heldout" if model == "demo" else "all"
+    split: Split = "heldout" if model == "demo" else "all"
     pairs = get_task(task).generate(
         count, seed=seed, tokenizer=language_model.tokenizer, split=split
     )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pie_jax.buckets import multiple
+from pie_jax.buckets import bucket
 from pie_jax.tasks.encode import EncodedPair
 
-_LENGTH_STEP = 8
+_LEAST_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,24 @@ class PairBatch:
 def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
     """Group pairs by padded length and cut them into batches; the last one repeats its last row.
 
-    What is in a batch depends on the pairs and the size alone, so that a resumed run meets the
+    A group too small for one batch joins the next longer one: a few padded tokens cost less than
+    another shape to compile. What is in a batch depends on the pairs and the size alone, so that a resumed run meets the
     same ones.
     """
     groups: dict[int, list[EncodedPair]] = defaultdict(list)
     for pair in pairs:
-        groups[multiple(len(pair.clean), _LENGTH_STEP)].append(pair)
-    return [
-        _batch(part, size, length)
-        for length in sorted(groups)
-        for part in _parts(groups[length], size)
-    ]
+        groups[bucket(len(pair.clean), _LEAST_LENGTH)].append(pair)
+    longest = max(groups, default=0)
+    waiting: list[EncodedPair] = []
+    result = []
+    for length in sorted(groups):
+        group = waiting + groups[length]
+        if len(group) < size and length < longest:
+            waiting = group
+            continue
+        waiting = []
+        result += [_batch(part, size, length) for part in _parts(group, size)]
+    return result
 
 
 def _parts(pairs: list[EncodedPair], size: int) -> Iterator[list[EncodedPair]]:

@@ -57,9 +57,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a run's record; name another folder.") from error
         changed = sorted(
-            key
-            for key in set(found) | set(self._config)
-            if found.get(key) != self._config.get(key)
+            key for key in set(found) | set(self._config) if found.get(key) != self._config.get(key)
         )
         if changed:
             raise InputError(
@@ -96,7 +94,9 @@ class RunFolder:
 
     def save_part(self, index: int, tables: dict[str, Columns]) -> None:
         """Write a finished batch, whole or not at all."""
-        flat = {f"{t}/{c}": column for t, columns in tables.items() for c, column in columns.items()}
+        flat = {
+            f"{t}/{c}": column for t, columns in tables.items() for c, column in columns.items()
+        }
         temporary = self._part_path(index).with_suffix(".tmp")
         with temporary.open("wb") as file:
             # savez takes the names as keywords; those of columns hold a slash, which it keeps.

@@ -43,13 +43,17 @@ def last_logits(
     return model.unembed(last, rule)[0]
 
 
-def logit_diff(model, residual, prompt: Prompt, rule: GradientRule) -> Float[Array, ""]:
+def logit_diff(
+    model: Transformer, residual: Float[Array, "T D"], prompt: Prompt, rule: GradientRule
+) -> Float[Array, ""]:
     """Logit of the target minus logit of the distractor at the last position."""
     logits = last_logits(model, residual, prompt, rule)
     return logits[prompt.target] - logits[prompt.distractor]
 
 
-def logsumexp(model, residual, prompt: Prompt, rule: GradientRule) -> Float[Array, ""]:
+def logsumexp(
+    model: Transformer, residual: Float[Array, "T D"], prompt: Prompt, rule: GradientRule
+) -> Float[Array, ""]:
     """Sum over positions of log(sum(exp(logits)))."""
     each = jax.nn.logsumexp(model.unembed(residual, rule), axis=-1)
     return jnp.where(jnp.arange(each.shape[0]) < prompt.length, each, 0.0).sum()

@@ -52,7 +52,7 @@ class _LayerUnion(NamedTuple):
     feature: Int[Array, "B C"]
     clean: Float[Array, "B C"]
     corrupted: Float[Array, "B C"]
-    count: Int[Array, " B"]
+    active: Int[Array, " B"]
 
 
 class OccurrenceFinder:
@@ -76,21 +76,25 @@ class OccurrenceFinder:
         self._size = occurrences.layer.shape[1]
         return occurrences
 
-    def _layer(self, layer: int, clean, corrupted, length) -> _LayerUnion:
+    def _layer(
+        self, layer: int, clean: Array, corrupted: Array | None, length: Array
+    ) -> _LayerUnion:
         encoder = self._transcoder.encoder(layer)
         x = clean[:, layer]
         y = None if corrupted is None else corrupted[:, layer]
         while True:
             union = jax.tree.map(np.asarray, _union(encoder, x, y, length, self._capacity))
-            most = int(union.count.max())
+            most = int(union.active.max())
             if most <= self._capacity:
                 return union
             self._capacity = bucket(most, _LEAST_CAPACITY)
 
 
 @partial(jax.jit, static_argnames="capacity")
-def _union(encoder: Encoder, clean, corrupted, length, capacity: int) -> _LayerUnion:
-    def one(x, y, length):
+def _union(
+    encoder: Encoder, clean: Array, corrupted: Array | None, length: Array, capacity: int
+) -> _LayerUnion:
+    def one(x: Array, y: Array | None, length: Array) -> _LayerUnion:
         real = active_mask(length, x.shape[0])[:, None]
         a = jnp.where(real, encoder(x), 0.0)
         b = jnp.zeros_like(a) if y is None else jnp.where(real, encoder(y), 0.0)
@@ -104,7 +108,7 @@ def _union(encoder: Encoder, clean, corrupted, length, capacity: int) -> _LayerU
 
 
 def _merge(layers: list[_LayerUnion], least: int) -> Occurrences:
-    counts = np.stack([layer.count for layer in layers], axis=1)
+    counts = np.stack([layer.active for layer in layers], axis=1)
     total = counts.sum(axis=1)
     size = bucket(int(total.max(initial=0)), least)
     shape = (len(total), size)

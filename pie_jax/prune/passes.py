@@ -6,7 +6,7 @@ Shapes: B batch, L layers, T positions, D model, N occurrences, S sets, K member
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,19 @@ _TABLE_SHARED = (None, 0, 0)
 
 
 class Behaviour(NamedTuple):
-    """How a model with something removed behaves beside the clean one."""
+    """How a model with something removed behaves beside the clean one; arrays [S], or scalars."""
 
-    kl_last: Float[Array, "*S"]
-    kl_mean: Float[Array, "*S"]
-    top1_changed: Array
-    metric: Float[Array, "*S"]
+    kl_last: Any
+    kl_mean: Any
+    top1_changed: Any
+    metric: Any
 
 
 @partial(jax.jit, static_argnames="site")
 def transcoder_inputs(model: Transformer, tokens: Int[Array, "B T"], site: str) -> Array:
     """Return what a transcoder reads on each prompt, [B, L, T, D] in float32."""
 
-    def one(tokens):
+    def one(tokens: Array) -> Array:
         resid_mid = model.streams(tokens).resid_mid
         return model.mlp_inputs(resid_mid) if site == "mlp_in" else resid_mid
 
@@ -46,7 +46,7 @@ def metric_gradients(
 ) -> tuple[Float[Array, " B"], Float[Array, "B L T D"]]:
     """Return the metric on the clean run and its gradient by the MLP outputs under a rule."""
 
-    def one(prompt: Prompt):
+    def one(prompt: Prompt) -> tuple[Array, Array]:
         def value(mlp_delta):
             residual = model.streams(prompt.tokens, mlp_delta, rule).residual
             return metric.value(model, residual, prompt, rule)
@@ -72,7 +72,7 @@ def total_writes(
     table: Float[Array, "R D"], writes: Writes, delta: Float[Array, "B N"], layers: int, length: int
 ) -> Float[Array, "B L T D"]:
     """Return what all occurrences of each prompt write together; one prompt's rows at a time."""
-    return jax.lax.map(lambda one: write(table, *one, layers, length), (writes, delta))
+    return jax.lax.map(lambda one: write(table, one[0], one[1], layers, length), (writes, delta))
 
 
 @partial(jax.jit, static_argnames=("metric", "chunk"))
@@ -88,7 +88,7 @@ def removal_metrics(
 ) -> Float[Array, "B S"]:
     """Return the metric of each prompt with each set of its occurrences removed."""
 
-    def one(prompt: Prompt, writes: Writes, delta, sets):
+    def one(prompt: Prompt, writes: Writes, delta: Array, sets: Array) -> Array:
         def evaluate(members):
             removed = removal_delta(table, writes, delta, members, *_sizes(model, prompt))
             residual = model.streams(prompt.tokens, removed).residual
@@ -116,10 +116,12 @@ def circuit_behaviour(
     The write of everything removed is (all - kept), so a set costs its own rows alone.
     """
 
-    def one(prompt: Prompt, writes: Writes, delta, total, kept):
+    def one(
+        prompt: Prompt, writes: Writes, delta: Array, total: Array, kept: Array
+    ) -> tuple[Behaviour, Array]:
         clean = model(prompt.tokens).logits
 
-        def evaluate(members):
+        def evaluate(members: Array) -> tuple[Behaviour, Array]:
             without = removal_delta(table, writes, delta, members, *_sizes(model, prompt))
             complement = model.streams(prompt.tokens, without).residual
             circuit = model.streams(prompt.tokens, -total - without).residual
@@ -137,7 +139,7 @@ def end_points(
 ) -> tuple[Float[Array, " B"], Behaviour]:
     """Return the metric on the clean run and the behaviour with every occurrence removed."""
 
-    def one(prompt: Prompt, total):
+    def one(prompt: Prompt, total: Array) -> tuple[Array, Behaviour]:
         clean = model.streams(prompt.tokens).residual
         null = model.streams(prompt.tokens, -total).residual
         logits = model.unembed(clean)
@@ -173,7 +175,9 @@ def kl_divergence(clean: Float[Array, "*T V"], changed: Float[Array, "*T V"]) ->
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
-def kl_at_last(model: Transformer, prompt: Prompt, clean: Float[Array, " V"], mlp_delta) -> Array:
+def kl_at_last(
+    model: Transformer, prompt: Prompt, clean: Float[Array, " V"], mlp_delta: Float[Array, "L T D"]
+) -> Float[Array, ""]:
     """Return KL(clean || changed) at the last position of a run with `mlp_delta`."""
     residual = model.streams(prompt.tokens, mlp_delta).residual
     return kl_divergence(clean, last_logits(model, residual, prompt))

@@ -66,7 +66,7 @@ def assemble(parts: Sequence[dict[str, Columns]], methods: Sequence[str]) -> dic
         merged[name]["method"] = names.take(pa.array(merged[name]["method"]))
     behaviour = merged["behaviour"]
     undefined = np.isnan(behaviour["faithfulness"])
-    reason = np.where(undefined, "metric_clean equals metric_null", None)
+    reason = ["metric_clean equals metric_null" if missing else None for missing in undefined]
     for name in ("faithfulness", "completeness"):
         behaviour[name] = pa.array(behaviour[name], mask=undefined)
     behaviour["undefined"] = pa.array(reason, pa.string())

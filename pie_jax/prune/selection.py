@@ -16,7 +16,9 @@ def rank(score: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-np.abs(score[:count]), kind="stable")
 
 
-def keep_top(score: np.ndarray, layer: np.ndarray, count: int, budget: int, scope: str):
+def keep_top(
+    score: np.ndarray, layer: np.ndarray, count: int, budget: int, scope: str
+) -> np.ndarray:
     """Return the kept set [K] of one prompt.
 
     `per-layer` gives every layer an equal share of K; what a layer cannot fill, and what does

@@ -121,10 +121,7 @@ class Pruner:
         widest = max(budgets)
         flat = [selection.kept for method in selections for selection in method]
         kept = np.stack(
-            [
-                np.pad(k, ((0, 0), (0, widest - k.shape[1])), constant_values=NOBODY)
-                for k in flat
-            ],
+            [np.pad(k, ((0, 0), (0, widest - k.shape[1])), constant_values=NOBODY) for k in flat],
             axis=1,
         )
         circuit, complement = inputs.behaviour(kept)

@@ -6,8 +6,6 @@ running KL(clean || current) rises by less than tau. Tau is bisected to reach ea
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +40,9 @@ def sweep(
     is the exact algorithm.
     """
 
-    def one(prompt: Prompt, writes: Writes, delta, blocks, taus):
+    def one(
+        prompt: Prompt, writes: Writes, delta: Array, blocks: Array, taus: Array
+    ) -> Float[Array, "J M block"]:
         layers, length = model.config.num_layers, prompt.tokens.shape[0]
         clean = last_logits(model, model.streams(prompt.tokens).residual, prompt)
 

@@ -79,7 +79,10 @@ def boosts(
     synergy = both - alone[:, None] - met_alone
     counts = (alone[:, None] > 0) & (met_alone > 0)
     middle = np.array(
-        [np.median(row[use]) if use.any() else 0.0 for row, use in zip(synergy, counts, strict=True)]
+        [
+            np.median(row[use]) if use.any() else 0.0
+            for row, use in zip(synergy, counts, strict=True)
+        ]
     )
     top = np.abs(score[plan.order[:budget]])
     # Sorted already; the published code takes the lower of two middle scores.

@@ -1,0 +1,124 @@
+"""Made weights of a given shape: a random model and a random transcoder with a given L0."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+import jax
+import numpy as np
+import yaml
+from flax import nnx
+from safetensors.numpy import save_file
+
+from pie_jax.models.config import ModelConfig
+from pie_jax.models.loader import save_model
+from pie_jax.models.transformer import Transformer
+from pie_jax.tasks import Pair
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a made model and transcoder; `l0` active features per layer and token."""
+
+    layers: int
+    d_model: int
+    d_mlp: int
+    heads: int
+    features: int
+    l0: int
+    tokens: int = 18
+    vocabulary: int = 512
+
+    def config(self) -> ModelConfig:
+        """Return the model's config: Llama without grouped heads."""
+        return ModelConfig(
+            family="llama",
+            vocab_size=self.vocabulary,
+            num_layers=self.layers,
+            d_model=self.d_model,
+            d_mlp=self.d_mlp,
+            num_heads=self.heads,
+            num_kv_heads=self.heads,
+            head_dim=self.d_model // self.heads,
+            norm_eps=1e-5,
+            rope_theta=10000.0,
+            max_positions=512,
+        )
+
+
+SHAPES = {
+    "tiny": Shape(layers=4, d_model=64, d_mlp=128, heads=4, features=192, l0=16),
+    "small": Shape(layers=8, d_model=512, d_mlp=2048, heads=8, features=4096, l0=48),
+    "wide": Shape(layers=8, d_model=512, d_mlp=2048, heads=8, features=16384, l0=48),
+}
+
+
+def make_model(shape: Shape, folder: Path, seed: int = 0) -> None:
+    """Write a random model with a word-level tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    save_model(Transformer(shape.config(), nnx.Rngs(seed)), folder)
+    words = ["<unk>", "<s>", *(f"w{i}" for i in range(shape.vocabulary - 2))]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0) -> None:
+    """Write a random ReLU transcoder, one layer in memory at a time.
+
+    `scale` [L] is the RMS of each layer's input, from which the bias that leads to `l0` follows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    cut = NormalDist().inv_cdf(1 - shape.l0 / shape.features)
+    f, d = shape.features, shape.d_model
+    for layer in range(shape.layers):
+        encoder = random.standard_normal((f, d), np.float32) / np.sqrt(d)
+        bias = np.full(f, -cut * scale[layer], np.float32)
+        zero = np.zeros(d, np.float32)
+        save_file(
+            {f"W_enc_{layer}": encoder, f"b_enc_{layer}": bias, f"b_dec_{layer}": zero},
+            folder / f"W_enc_{layer}.safetensors",
+        )
+        decoder = random.standard_normal((f, shape.layers - layer, d), np.float32)
+        decoder *= 0.1 / np.sqrt(d)
+        save_file({f"W_dec_{layer}": decoder}, folder / f"W_dec_{layer}.safetensors")
+    config = {
+        "model_name": "made",
+        "model_kind": "cross_layer_transcoder",
+        "feature_input_hook": "hook_resid_mid",
+        "feature_output_hook": "hook_mlp_out",
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def make_pairs(shape: Shape, count: int, seed: int = 0) -> list[Pair]:
+    """Draw pairs that differ in one token; the answers are random words."""
+    random = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(count):
+        words = [f"w{i}" for i in random.integers(0, shape.vocabulary - 2, shape.tokens + 2)]
+        clean, target, other = words[: shape.tokens - 1], words[-2], words[-1]
+        corrupted = list(clean)
+        corrupted[len(clean) // 2] = other if other != clean[len(clean) // 2] else target
+        if target == other:
+            other = "w0" if target != "w0" else "w1"
+        pairs.append(Pair(" ".join(clean), (" ".join(corrupted),), target, other))
+    return pairs
+
+
+def input_scale(folder: Path, shape: Shape, seed: int = 0) -> np.ndarray:
+    """Return the RMS of each layer's resid_mid on random tokens, [L]."""
+    from pie_jax.models.loader import load_model
+
+    model = load_model(folder).transformer
+    tokens = np.random.default_rng(seed).integers(2, shape.vocabulary, shape.tokens)
+    resid_mid = jax.jit(lambda m, t: m.streams(t).resid_mid)(model, tokens.astype(np.int32))
+    return np.sqrt(np.mean(np.asarray(resid_mid) ** 2, axis=(1, 2)))
