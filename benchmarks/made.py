@@ -80,7 +80,7 @@ def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0
     cut = NormalDist().inv_cdf(1 - shape.l0 / shape.features)
     f, d = shape.features, shape.d_model
     for layer in range(shape.layers):
-        encoder = random.standard_normal((f, d), np.float32) / np.sqrt(d)
+        encoder = random.standard_normal((f, d), np.float32) / np.float32(np.sqrt(d))
         bias = np.full(f, -cut * scale[layer], np.float32)
         zero = np.zeros(d, np.float32)
         save_file(
@@ -88,7 +88,7 @@ def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0
             folder / f"W_enc_{layer}.safetensors",
         )
         decoder = random.standard_normal((f, shape.layers - layer, d), np.float32)
-        decoder *= 0.1 / np.sqrt(d)
+        decoder *= np.float32(0.1 / np.sqrt(d))
         save_file({f"W_dec_{layer}": decoder}, folder / f"W_dec_{layer}.safetensors")
     config = {
         "model_name": "made",

@@ -77,7 +77,7 @@ def main(
 def _child(transcoder: Path, shape: str, prompts: int, batch_size: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.memory", "--child", str(transcoder)]
     command += ["--shape", shape, "--prompts", str(prompts), "--batch-size", str(batch_size)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

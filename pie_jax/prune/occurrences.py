@@ -61,7 +61,6 @@ class OccurrenceFinder:
     def __init__(self, transcoder: Transcoder):
         self._transcoder = transcoder
         self._capacity = _LEAST_CAPACITY
-        self._size = _LEAST_CAPACITY
 
     def find(
         self,
@@ -72,9 +71,7 @@ class OccurrenceFinder:
         """Return the union of the active features of both runs; None stands for activations 0."""
         length = jnp.asarray(lengths)
         layers = [self._layer(layer, clean, corrupted, length) for layer in range(clean.shape[1])]
-        occurrences = _merge(layers, self._size)
-        self._size = occurrences.layer.shape[1]
-        return occurrences
+        return _merge(layers)
 
     def _layer(
         self, layer: int, clean: Array, corrupted: Array | None, length: Array
@@ -107,10 +104,11 @@ def _union(
     return jax.vmap(one, axes)(clean, corrupted, length)
 
 
-def _merge(layers: list[_LayerUnion], least: int) -> Occurrences:
+def _merge(layers: list[_LayerUnion]) -> Occurrences:
     counts = np.stack([layer.active for layer in layers], axis=1)
     total = counts.sum(axis=1)
-    size = bucket(int(total.max(initial=0)), least)
+    # From this batch alone: a resumed run meets the same shapes, so the same sums.
+    size = bucket(int(total.max(initial=0)), _LEAST_CAPACITY)
     shape = (len(total), size)
     names = ("position", "feature", "clean", "corrupted")
     kinds = (np.int32, np.int32, np.float32, np.float32)
@@ -133,26 +131,33 @@ class DecoderTable:
     writes: Writes
 
 
-def read_rows(transcoder: Transcoder, occurrences: Occurrences, least: int = 0) -> DecoderTable:
-    """Read every needed decoder row once; rows of one feature stand together in the table.
-
-    `least` is the table size to start from, so that batches share one shape.
-    """
+def read_rows(transcoder: Transcoder, occurrences: Occurrences) -> DecoderTable:
+    """Read every needed decoder row once; rows of one feature stand together in the table."""
     config, valid = transcoder.config, occurrences.valid
-    parts: list[np.ndarray] = []
+    width = np.array([config.targets(layer) for layer in range(config.num_layers)], np.int32)
     start = np.zeros(occurrences.layer.shape, np.int32)
+    needed: list[np.ndarray] = []
     size = 0
     for layer in range(config.num_layers):
         here = valid & (occurrences.layer == layer)
         features, rank = np.unique(occurrences.feature[here], return_inverse=True)
-        start[here] = size + rank * config.targets(layer)
-        rows = transcoder.rows(layer, features).reshape(-1, config.d_model)
-        parts.append(rows)
-        size += len(rows)
-    table = np.zeros((bucket(size, max(least, _LEAST_CAPACITY)), config.d_model), parts[0].dtype)
-    np.concatenate(parts, out=table[:size])
-    width = np.array([config.targets(layer) for layer in range(config.num_layers)], np.int32)
+        start[here] = size + rank * width[layer]
+        needed.append(features)
+        size += len(features) * int(width[layer])
+    table = _read_table(transcoder, needed, bucket(size, _LEAST_CAPACITY))
     first = occurrences.layer
     last = first + width[first] - 1
     writes = Writes(*(jnp.asarray(array) for array in (start, first, last, occurrences.position)))
-    return DecoderTable(jnp.asarray(table), writes)
+    return DecoderTable(table, writes)
+
+
+def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> Array:
+    """Read some features' rows layer by layer into one table [R, D] on the device."""
+    d_model = transcoder.config.d_model
+    table = np.zeros((size, d_model), transcoder.decoder_maps[0].dtype)
+    filled = 0
+    for layer, features in enumerate(needed):
+        rows = transcoder.rows(layer, features).reshape(-1, d_model)
+        table[filled : filled + len(rows)] = rows
+        filled += len(rows)
+    return jax.device_put(table)
