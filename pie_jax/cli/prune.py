@@ -57,10 +57,11 @@ def prune(
 
     Examples:
 
-        pie-jax tasks ioi --model demo -n 64 --out pairs.jsonl
-        pie-jax prune --pairs pairs.jsonl --budget 10,20,40 --out results
-        pie-jax prune --model meta-llama/Llama-3.2-1B --transcoder mntss/clt-llama-3.2-1b-524k
-          --pairs pairs.jsonl --dtype bfloat16 --method fap,fap-synergy --out results
+    \b
+    pie-jax tasks ioi --model demo -n 64 --out pairs.jsonl
+    pie-jax prune --pairs pairs.jsonl --budget 10,20,40 --out results
+    pie-jax prune --pairs pairs.jsonl --dtype bfloat16 --out results \\
+        --model meta-llama/Llama-3.2-1B --transcoder mntss/clt-llama-3.2-1b-524k
     """
     import pie_jax
     from pie_jax.prune.checks import check_options

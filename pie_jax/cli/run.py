@@ -33,8 +33,9 @@ def run(
 
     Examples:
 
-        pie-jax run
-        pie-jax run --task docstring -n 64 --out docstring
+    \b
+    pie-jax run
+    pie-jax run --task docstring -n 64 --out docstring
     """
     import pie_jax
     from pie_jax.prune.checks import check_options

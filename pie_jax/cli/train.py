@@ -22,9 +22,10 @@ def train_clt(
 ) -> None:
     """Train a cross-layer transcoder and write it in circuit-tracer's format.
 
-    Example:
+    Examples:
 
-        pie-jax train-clt --model demo --corpus text.jsonl --features 1024 --l0 13 --out clt
+    \b
+    pie-jax train-clt --model demo --corpus text.jsonl --features 1024 --l0 13 --out clt
     """
     from pie_jax.models.loader import load_model
     from pie_jax.transcoders.training import TrainOptions, train_clt

@@ -10,6 +10,7 @@ from pie_jax.hub import resolve_folder
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.loader import parse_dtype
 from pie_jax.transcoders.formats import FORMATS
+from pie_jax.transcoders.formats.base import model_kind
 from pie_jax.transcoders.stored import Transcoder, load_encoder
 
 _PATTERNS = ["*.yaml", "*.safetensors"]
@@ -30,7 +31,10 @@ def load_transcoder(
             break
     else:
         known = "; ".join(f"{key}: {reader.layout}" for key, reader in FORMATS.items())
-        raise InputError(f"{folder}: not a transcoder folder of a known format ({known}).")
+        raise InputError(
+            f"{folder}: not a transcoder folder of a known format; its `model_kind` is "
+            f"{model_kind(folder)!r}, and known are {known}."
+        )
     if encoders_on_disk:
         return transcoder
     kind = None if dtype is None else parse_dtype(dtype)

@@ -5,6 +5,8 @@ Shapes: T positions, L layers, D model, F features a layer, W target layers of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -50,7 +52,13 @@ class CrossLayerTranscoder(nnx.Module):
     `encoders` L of them; `decoders` L arrays [F, W, D]; `bias` [L, D] added to each layer's sum.
     """
 
-    def __init__(self, config: TranscoderConfig, encoders, decoders, bias: Float[Array, "L D"]):
+    def __init__(
+        self,
+        config: TranscoderConfig,
+        encoders: Sequence[Encoder],
+        decoders: Sequence[Array],
+        bias: Float[Array, "L D"],
+    ):
         self.config = config
         self.encoders = nnx.List(encoders)
         self.decoders = nnx.List([nnx.Param(decoder) for decoder in decoders])

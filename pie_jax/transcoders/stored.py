@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from pie_jax.errors import InputError
 from pie_jax.tensor_files import require_finite
@@ -63,17 +64,17 @@ class Transcoder:
         if self.config.has_skip:
             raise InputError(f"{self.folder}: reconstruction with an affine skip is not handled.")
         encoders = [self.encoder(layer) for layer in range(self.config.num_layers)]
-        decoders = [jnp.asarray(np.asarray(m)) for m in self.decoder_maps]
+        every = np.arange(self.config.features)
+        decoders = [jnp.asarray(self.rows(i, every)) for i in range(self.config.num_layers)]
         return CrossLayerTranscoder(self.config, encoders, decoders, jnp.asarray(self.bias))
 
 
-def load_encoder(arrays: EncoderArrays, what: str, dtype=None) -> Encoder:
+def load_encoder(arrays: EncoderArrays, what: str, dtype: DTypeLike | None = None) -> Encoder:
     """Move one layer's encoder to the device, as stored or in `dtype`."""
-    moved = []
-    for name, array in zip(arrays._fields, arrays, strict=True):
-        if array is None:
-            moved.append(None)
-            continue
+
+    def move(name: str, array: np.ndarray) -> jax.Array:
         require_finite(array, f"{what} ({name})")
-        moved.append(jax.device_put(np.asarray(array, dtype or array.dtype)))
-    return Encoder(*moved)
+        return jax.device_put(np.asarray(array, dtype or array.dtype))
+
+    threshold = None if arrays.threshold is None else move("threshold", arrays.threshold)
+    return Encoder(move("weight", arrays.weight), move("bias", arrays.bias), threshold)

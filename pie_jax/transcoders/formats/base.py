@@ -57,8 +57,9 @@ def output_site(raw: dict[str, Any], folder: Path) -> OutputSite:
 
 
 def _hook(raw: dict[str, Any], folder: Path, key: str, known: dict[str, Any]) -> Any:
-    if raw.get(key) not in known:
+    found = raw.get(key)
+    if not isinstance(found, str) or found not in known:
         raise InputError(
-            f"{folder / 'config.yaml'}: `{key}` is {raw.get(key)!r}; known are {', '.join(known)}."
+            f"{folder / 'config.yaml'}: `{key}` is {found!r}; known are {', '.join(known)}."
         )
-    return known[raw[key]]
+    return known[found]

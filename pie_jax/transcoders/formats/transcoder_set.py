@@ -55,6 +55,8 @@ def _layer_paths(folder: Path, raw: dict[str, Any]) -> list[Path]:
     if listed is None:
         count = len(list(folder.glob("layer_*.safetensors")))
         paths = [folder / f"layer_{layer}.safetensors" for layer in range(count)]
+    elif not isinstance(listed, list):
+        raise InputError(f"{folder / 'config.yaml'}: `transcoders` must be a list of files.")
     else:
         remote = [name for name in listed if "://" in str(name)]
         if remote:

@@ -1,0 +1,106 @@
+"""Fixtures of the whole suite; while it runs, the shapes in signatures are checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# The packages whose signatures carry shapes; before they are first imported.
+install_import_hook(
+    ["pie_jax.models", "pie_jax.transcoders", "pie_jax.prune", "pie_jax.kernels"],
+    "beartype.beartype",
+)
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from pie_jax.models.loader import LanguageModel, load_model  # noqa: E402
+from pie_jax.transcoders.loader import load_transcoder  # noqa: E402
+from pie_jax.transcoders.stored import Transcoder  # noqa: E402
+
+# Several devices, so that code which shards is tested on any machine.
+jax.config.update("jax_num_cpu_devices", 8)
+
+# The first example compiles; time says nothing.
+settings.register_profile("pie_jax", deadline=None)
+settings.load_profile("pie_jax")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled programs beside pytest's own cache: a second run takes a quarter of the time.
+
+    JAX_COMPILATION_CACHE_DIR wins; `pytest --cache-clear` empties it.
+    """
+    if jax.config.jax_compilation_cache_dir is None and hasattr(config, "cache"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A tiny checkpoint and what the published PyTorch code computes with it.
+
+    `arrays` is golden.npz, `json` golden.json, `prompts` prompts.jsonl's rows;
+    tests/golden/reference/README.md explains the keys.
+    """
+
+    family: str
+    folder: Path
+    model: LanguageModel
+    transcoder: Transcoder
+    arrays: dict[str, np.ndarray]
+    json: dict
+    prompts: list[dict[str, str]]
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self.arrays[key]
+
+
+@cache
+def _reference(family: str) -> Reference:
+    folder = GOLDEN / "reference" / family
+    with np.load(folder / "golden.npz") as file:
+        arrays = dict(file)
+    lines = (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    return Reference(
+        family,
+        folder,
+        load_model(folder / "model"),
+        load_transcoder(folder / "clt"),
+        arrays,
+        json.loads((folder / "golden.json").read_text(encoding="utf-8")),
+        [json.loads(line) for line in lines],
+    )
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str], Reference]:
+    """Return the loader of a family's reference, `llama` or `gemma2`; loaded once."""
+    return _reference
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Return the folder of golden data."""
+    return GOLDEN
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that copies a folder of golden data, for tests that damage it."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(GOLDEN / name, tmp_path / Path(name).name))
+
+    return copy

@@ -1,0 +1,193 @@
+"""Folders, `demo` and hub ids, against a hub on the loopback interface."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from refusals import refuses
+
+import pie_jax
+from pie_jax.errors import PieError
+from pie_jax.hub import hash_files, resolve_folder
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = {"config.json": b"{}", "model.safetensors": b"weights", "notes.md": b"no"}
+
+
+def resolve(name: str | Path) -> Path:
+    return resolve_folder(name, demo="model", patterns=["*.json", "*.safetensors"], what="model")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What huggingface_hub asks of the hub for one repository, or one answer to everything."""
+
+    status: ClassVar[int] = 200
+    error_code: ClassVar[str] = ""
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        self.asked.append(self.path)
+        name = self.path.split("?")[0].rsplit("/", 1)[-1]
+        if self.status != 200:
+            self.send(self.status, b'{"error": "no"}', {"X-Error-Code": self.error_code}, body)
+        elif "/resolve/" in self.path:
+            content = FILES[name]
+            etag = f'"{hashlib.sha256(content).hexdigest()}"'
+            self.send(200, content, {"ETag": etag, "X-Repo-Commit": COMMIT}, body)
+        else:
+            siblings = [{"rfilename": file} for file in FILES]
+            info = {"id": "owner/name", "sha": COMMIT, "siblings": siblings, "tags": []}
+            tree = [
+                {"type": "file", "path": file, "size": len(content), "oid": "0" * 40}
+                for file, content in FILES.items()
+            ]
+            answer = tree if "/tree/" in self.path else info
+            self.send(200, json.dumps(answer).encode(), {}, body)
+
+    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def point_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], None]:
+    """Return what sends huggingface_hub to a port of this machine, with an empty cache."""
+    from huggingface_hub import constants, file_download
+
+    def point(port: int) -> None:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        endpoint = f"http://127.0.0.1:{port}"
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        # Older versions of huggingface_hub keep a second copy.
+        for module in (constants, file_download):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+    return point
+
+
+@pytest.fixture
+def hub(point_at: Callable[[int], None]) -> Iterator[type[Hub]]:
+    class Answers(Hub):
+        asked: ClassVar[list[str]] = []
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    point_at(server.server_port)
+    yield Answers
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_folders_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert resolve(tmp_path) == tmp_path
+    assert resolve(str(tmp_path)) == tmp_path
+    # A folder wins over a hub id of the same name.
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve("owner/name") == Path("owner/name")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/owner") == tmp_path / "owner"
+
+
+def test_demo_is_in_the_package():
+    assert resolve("demo") == Path(pie_jax.__file__).parent / "demo" / "model"
+
+
+@pytest.mark.parametrize("name", ["nothing", "./a/b", "/a/b", "a/b/c", "", "https://x/y/z"])
+def test_neither_a_folder_nor_a_hub_id(name: str):
+    refuses(lambda: resolve(name), f"model `{name}`")
+
+
+@pytest.mark.parametrize("name", ["../a", "-a/b", "a--b/c", "a/b.git", "a/" + "b" * 97])
+def test_ids_that_no_repository_can_have(name: str):
+    refuses(lambda: resolve(name), f"model `{name}`", "neither a folder here nor")
+
+
+def test_hub_cannot_be_reached(point_at: Callable[[int], None]):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    point_at(port)
+    refuses(lambda: resolve("owner/name"), "model `owner/name`", "cannot be reached", kind=PieError)
+
+
+@pytest.mark.parametrize("revision", [None, "v1"])
+def test_a_repository_is_fetched_by_pattern(hub: type[Hub], revision: str | None):
+    folder = resolve("owner/name" if revision is None else f"owner/name@{revision}")
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert found == {name: FILES[name] for name in ("config.json", "model.safetensors")}
+    assert any(f"/revision/{revision or 'main'}" in path for path in hub.asked)
+
+
+def test_the_cache_serves_without_the_hub(hub: type[Hub], point_at: Callable[[int], None]):
+    folder = resolve("owner/name")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    point_at(port)
+    assert resolve("owner/name") == folder
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "named"),
+    [
+        (404, "RepoNotFound", "neither a folder here nor a repository"),
+        (404, "RevisionNotFound", "neither a folder here nor a repository"),
+        (401, "RepoNotFound", "neither a folder here nor a repository"),
+        (403, "GatedRepo", "gated"),
+    ],
+)
+def test_refusals_of_the_hub(hub: type[Hub], status: int, code: str, named: str):
+    hub.status, hub.error_code = status, code
+    refuses(lambda: resolve("owner/name"), "model `owner/name`", named)
+
+
+def test_failure_of_the_hub(hub: type[Hub]):
+    hub.status = 400
+    refuses(lambda: resolve("owner/name"), "model `owner/name`", kind=PieError)
+
+
+def test_hash_files(tmp_path: Path):
+    paths = [tmp_path / name for name in ("b", "a")]
+    for path in paths:
+        path.write_text(path.name)
+    hashes = hash_files(paths)
+    assert list(hashes) == ["a", "b"]
+    assert hashes["a"] == hashlib.sha256(b"a").hexdigest()
+    # A link into the hub's cache carries its hash in its name: nothing is read.
+    name = hashlib.sha256(b"large").hexdigest()
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / name).write_text("not what the name says")
+    (tmp_path / "link").symlink_to(tmp_path / "blobs" / name)
+    assert hash_files([tmp_path / "link"]) == {"link": name}
+    # Small files are stored under a git hash, which says something else.
+    (tmp_path / "blobs" / ("a" * 40)).write_text("small")
+    (tmp_path / "small").symlink_to(tmp_path / "blobs" / ("a" * 40))
+    assert hash_files([tmp_path / "small"]) == {"small": hashlib.sha256(b"small").hexdigest()}

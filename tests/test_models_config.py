@@ -1,0 +1,256 @@
+"""config.json: published files, both spellings, round trips, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from refusals import refuses
+
+from pie_jax.errors import InputError
+from pie_jax.models.config import PRESETS, Llama3Rope, ModelConfig, rope_frequencies
+from pie_jax.models.families import FAMILIES
+from pie_jax.models.loader import read_config
+
+# meta-llama/Llama-3.2-1B and google/gemma-2-2b as published.
+LLAMA_3_2_1B: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.45.0.dev0",
+    "use_cache": True,
+    "vocab_size": 128256,
+}
+GEMMA_2_2B: dict[str, Any] = {
+    "architectures": ["Gemma2ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": 50.0,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": 1,
+    "final_logit_softcapping": 30.0,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 2304,
+    "initializer_range": 0.02,
+    "intermediate_size": 9216,
+    "max_position_embeddings": 8192,
+    "model_type": "gemma2",
+    "num_attention_heads": 8,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 4,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "torch_dtype": "float32",
+    "transformers_version": "4.42.4",
+    "use_cache": True,
+    "vocab_size": 256000,
+}
+ROPE = LLAMA_3_2_1B["rope_scaling"]
+NO_ROPE = {**LLAMA_3_2_1B, "rope_theta": None, "rope_scaling": None}
+
+Read = Callable[[Any], ModelConfig]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.json"
+
+
+@pytest.fixture
+def read(path: Path) -> Read:
+    def read_raw(raw: Any) -> ModelConfig:
+        path.write_text(json.dumps(raw))
+        return read_config(path)
+
+    return read_raw
+
+
+def test_published_files_are_the_presets(read: Read):
+    assert read(LLAMA_3_2_1B) == PRESETS["llama-3.2-1b"]
+    assert read(GEMMA_2_2B) == PRESETS["gemma-2-2b"]
+
+
+def test_new_spelling_is_the_same_config(read: Read):
+    new = {**NO_ROPE, "rope_parameters": {**ROPE, "rope_theta": 500000.0}}
+    assert read(new) == PRESETS["llama-3.2-1b"]
+    kinds = ["sliding_attention", "full_attention"] * 13
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    new = {**GEMMA_2_2B, "rope_theta": None, "rope_parameters": rope, "layer_types": kinds}
+    assert read(new) == PRESETS["gemma-2-2b"]
+
+
+def test_older_spelling_of_the_rope_type(read: Read):
+    scaling = {("type" if key == "rope_type" else key): value for key, value in ROPE.items()}
+    assert read({**LLAMA_3_2_1B, "rope_scaling": scaling}) == PRESETS["llama-3.2-1b"]
+
+
+def test_defaults_of_the_families(read: Read):
+    """Llama unties and Gemma ties unless told; Llama's heads follow from its width."""
+    left_out = ("tie_word_embeddings", "head_dim", "num_key_value_heads", "rope_scaling")
+    config = read({key: value for key, value in LLAMA_3_2_1B.items() if key not in left_out})
+    expected = replace(
+        PRESETS["llama-3.2-1b"], tie_embeddings=False, num_kv_heads=32, rope_scaling=None
+    )
+    assert config == expected
+    assert read({**GEMMA_2_2B, "tie_word_embeddings": None}).tie_embeddings
+    no_caps = read({**GEMMA_2_2B, "attn_logit_softcapping": None, "final_logit_softcapping": None})
+    assert no_caps.attention_softcap is None
+    assert no_caps.final_softcap is None
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_unparse_and_parse(preset: str, read: Read):
+    config = PRESETS[preset]
+    assert read(FAMILIES[config.family].unparse(config)) == config
+
+
+def test_unparse_and_parse_of_what_presets_lack(read: Read):
+    llama = replace(PRESETS["llama-3.2-1b"], rope_scaling=None, tie_embeddings=False)
+    gemma = replace(
+        PRESETS["gemma-2-2b"],
+        query_scale=144**-0.5,
+        attention_softcap=None,
+        sliding_layers=(True,) * 26,
+        rope_scaling=Llama3Rope(2.0, 1.0, 4.0, 8192),
+    )
+    for config in (llama, gemma):
+        assert read(FAMILIES[config.family].unparse(config)) == config
+
+
+def test_rope_frequencies():
+    """Short waves stay, long ones are divided by the factor, in between runs smoothly."""
+    config = PRESETS["llama-3.2-1b"]
+    plain = rope_frequencies(replace(config, rope_scaling=None))
+    scaled = rope_frequencies(config)
+    np.testing.assert_allclose(plain, 500000.0 ** -(np.arange(0, 64, 2) / 64), rtol=1e-6)
+    waves = 2 * np.pi / plain
+    ratio = plain / scaled
+    np.testing.assert_allclose(ratio[waves < 8192 / 4], 1)
+    np.testing.assert_allclose(ratio[waves > 8192], 32, rtol=1e-6)
+    between = (waves > 8192 / 4) & (waves < 8192)
+    assert between.any()
+    assert np.all((ratio[between] > 1) & (ratio[between] < 32))
+    assert np.all(np.diff(ratio) >= -1e-6)
+
+
+REFUSED = [
+    (LLAMA_3_2_1B, {"model_type": "mistral"}, "'mistral'"),
+    (LLAMA_3_2_1B, {"model_type": None}, "model type None"),
+    (LLAMA_3_2_1B, {"model_type": ["llama"]}, "model type ['llama']"),
+    (LLAMA_3_2_1B, {"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequence"),
+    (LLAMA_3_2_1B, {"architectures": "LlamaForCausalLM"}, "architectures"),
+    (GEMMA_2_2B, {"model_type": "gemma3_text"}, "'gemma3_text'"),
+    # Attributes that change the forward pass in ways that are not handled.
+    (LLAMA_3_2_1B, {"attention_bias": True}, "`attention_bias`"),
+    (LLAMA_3_2_1B, {"mlp_bias": True}, "`mlp_bias`"),
+    (LLAMA_3_2_1B, {"hidden_act": "gelu"}, "`hidden_act`"),
+    (LLAMA_3_2_1B, {"quantization_config": {"bits": 4}}, "`quantization_config`"),
+    (LLAMA_3_2_1B, {"some_new_flag": 1}, "`some_new_flag`"),
+    (LLAMA_3_2_1B, {"sliding_window": 4096}, "`sliding_window`"),
+    (GEMMA_2_2B, {"use_bidirectional_attention": True}, "`use_bidirectional_attention`"),
+    (GEMMA_2_2B, {"hidden_activation": "gelu"}, "`hidden_activation`"),
+    (GEMMA_2_2B, {"attention_bias": True}, "`attention_bias`"),
+    (GEMMA_2_2B, {"some_new_flag": None}, "`some_new_flag`"),
+    # RoPE.
+    (LLAMA_3_2_1B, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
+    (LLAMA_3_2_1B, {"rope_scaling": {"type": "linear", "factor": 4.0}}, "'linear'"),
+    (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "extra": 1}}, "extra"),
+    (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "factor": "32"}}, "'32'"),
+    (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "factor": 0}}, "RoPE scaling"),
+    (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "low_freq_factor": 4.0}}, "low_freq_factor"),
+    (LLAMA_3_2_1B, {"rope_scaling": [1, 2]}, "[1, 2]"),
+    (LLAMA_3_2_1B, {"rope_theta": None}, "`rope_theta`"),
+    (LLAMA_3_2_1B, {"rope_theta": "big"}, "`rope_theta`"),
+    (LLAMA_3_2_1B, {"rope_theta": -1.0}, "`rope_theta`"),
+    (NO_ROPE, {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "`rope_theta`"),
+    (
+        NO_ROPE,
+        {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+        "partial_rotary_factor",
+    ),
+    # Sizes.
+    (LLAMA_3_2_1B, {"hidden_size": None}, "`hidden_size`"),
+    (LLAMA_3_2_1B, {"hidden_size": 20.5}, "`hidden_size`"),
+    (LLAMA_3_2_1B, {"hidden_size": True}, "`hidden_size`"),
+    (LLAMA_3_2_1B, {"num_hidden_layers": "16"}, "`num_hidden_layers`"),
+    (LLAMA_3_2_1B, {"num_hidden_layers": 0}, "`num_hidden_layers`"),
+    (LLAMA_3_2_1B, {"num_attention_heads": 0}, "`num_attention_heads`"),
+    (LLAMA_3_2_1B, {"num_key_value_heads": "8"}, "`num_key_value_heads`"),
+    (LLAMA_3_2_1B, {"num_key_value_heads": 5}, "multiple of 5"),
+    (LLAMA_3_2_1B, {"head_dim": 63}, "63"),
+    (LLAMA_3_2_1B, {"head_dim": [64]}, "`head_dim`"),
+    (LLAMA_3_2_1B, {"rms_norm_eps": float("nan")}, "`rms_norm_eps`"),
+    (LLAMA_3_2_1B, {"rms_norm_eps": float("inf")}, "`rms_norm_eps`"),
+    (LLAMA_3_2_1B, {"tie_word_embeddings": "no"}, "`tie_word_embeddings`"),
+    (GEMMA_2_2B, {"tie_word_embeddings": 1}, "`tie_word_embeddings`"),
+    (GEMMA_2_2B, {"query_pre_attn_scalar": 0}, "`query_pre_attn_scalar`"),
+    (GEMMA_2_2B, {"attn_logit_softcapping": "50"}, "`attn_logit_softcapping`"),
+    (GEMMA_2_2B, {"final_logit_softcapping": 0.0}, "`final_logit_softcapping`"),
+    (GEMMA_2_2B, {"sliding_window": None}, "`sliding_window`"),
+    (GEMMA_2_2B, {"layer_types": ["full_attention"]}, "`layer_types`"),
+    (GEMMA_2_2B, {"layer_types": ["chunked_attention"] * 26}, "`layer_types`"),
+    (GEMMA_2_2B, {"layer_types": 26}, "`layer_types`"),
+    (GEMMA_2_2B, {"layer_types": [["full_attention"]] * 26}, "`layer_types`"),
+]
+
+
+@pytest.mark.parametrize(("raw", "change", "named"), REFUSED, ids=lambda value: str(value)[:40])
+def test_refused_by_name(raw: dict, change: dict, named: str, read: Read, path: Path):
+    refuses(lambda: read({**raw, **change}), path, named)
+
+
+@pytest.mark.parametrize("raw", [LLAMA_3_2_1B, GEMMA_2_2B], ids=["llama", "gemma2"])
+def test_every_attribute_may_hold_nonsense(raw: dict, read: Read):
+    """Whatever is put in place of a value, the file is read or refused."""
+    for key in raw:
+        for value in (None, "x", -1, 0.5, [], {}, [[]], {"rope_type": {}}, True, 10**400):
+            try:
+                read({**raw, key: value})
+            except InputError:
+                continue
+
+
+def test_files_that_are_no_config(tmp_path: Path):
+    path = tmp_path / "config.json"
+    refuses(lambda: read_config(path), path, "cannot be read")
+    for text in (b"", b"{", b"\xff\xfe\xff", b"[" * 100_000):
+        path.write_bytes(text)
+        refuses(lambda: read_config(path), path, "not valid JSON")
+    path.write_text("[]")
+    refuses(lambda: read_config(path), path, "one JSON object")
