@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from slow_transformer import SlowTransformer
 
 from pie_jax.models.config import PRESETS, ModelConfig
@@ -152,17 +151,18 @@ def test_full_gradient_equals_finite_differences(loaded: Loaded):
 def test_frozen_rule_is_linear_in_the_last_layer(loaded: Loaded):
     """With everything frozen only the unembedding is left behind the last layer."""
     tokens, config = loaded.tokens[0, :8], loaded.config
-    residual = loaded.model.streams(tokens).residual
+    residual = jax.jit(lambda t: loaded.model.streams(t).residual)(tokens)
     rule = GRADIENT_RULES["frozen"]
 
     def logit(delta: jax.Array) -> jax.Array:
         return loaded.model(tokens, delta, rule).logits[-1, 5]
 
     zero = jnp.zeros((config.num_layers, len(tokens), config.d_model))
-    gradient = jax.grad(logit)(zero)[-1]
-    direct = jax.grad(lambda x: loaded.model.unembed(x, rule)[-1, 5])(residual)
-    assert gap(gradient, direct) <= 1e-6
-    assert not np.asarray(gradient[:-1]).any()
+    gradient = jax.jit(jax.grad(logit))(zero)
+    direct = jax.jit(jax.grad(lambda x: loaded.model.unembed(x, rule)[-1, 5]))(residual)
+    assert gap(gradient[-1], direct) <= 1e-6
+    # The last position's logits; nothing else in the last layer moves them.
+    assert not np.asarray(gradient[-1, :-1]).any()
 
 
 def test_lrp_rules():
@@ -203,21 +203,14 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only():
     np.testing.assert_allclose(jnp.linalg.norm(rotate(x, frequencies[None])), jnp.linalg.norm(x))
 
 
-def test_embedding_scale_is_rounded_to_the_weights_dtype():
-    config = replace(
-        PRESETS["gemma-2-2b"],
-        vocab_size=5,
-        num_layers=1,
-        d_model=2240,
-        d_mlp=2,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=2,
-    )
-    model = Transformer(config, nnx.Rngs(0), jnp.bfloat16)
-    table = np.asarray(model.embedding[...], np.float32)
-    # sqrt(2240) = 47.33, which bfloat16 rounds to 47.25.
-    np.testing.assert_array_equal(model.embed(jnp.arange(5)), table * 47.25)
+def test_embedding_scale_is_rounded_to_the_weights_dtype(golden: Path):
+    folder = golden / "models" / "gemma2-gqa-tied"
+    config = read_config(folder / "config.json")
+    # sqrt(32) = 5.65685, which bfloat16 rounds to 5.65625.
+    for dtype, scale in (("float32", np.float32(np.sqrt(32))), ("bfloat16", 5.65625)):
+        model = load_transformer(folder, config, jnp.dtype(dtype))
+        table = np.asarray(model.embedding[...], np.float32)
+        np.testing.assert_array_equal(model.embed(jnp.arange(97)), table * np.float32(scale))
 
 
 @pytest.mark.parametrize(

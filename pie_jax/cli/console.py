@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from rich.table import Table
 from pie_jax.prune.results import PruneResult
 from pie_jax.prune.statistics import Mean
 
+_LOG_SECONDS = 30.0
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -38,7 +41,10 @@ def use_compile_cache() -> None:
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yield a callback (done, total, unit) that draws a bar on stderr."""
+    """Yield a callback (done, total, unit) that draws a bar on stderr, or prints lines to a log."""
+    if not errors.is_terminal:
+        yield _log_lines(label)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -54,6 +60,21 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
             progress.update(task, completed=done, total=total, unit=unit)
 
         yield update
+
+
+def _log_lines(label: str) -> Callable[[int, int, str], None]:
+    """Return a callback that prints a line when it is first called, every half minute, and last."""
+    start = time.monotonic()
+    last = -_LOG_SECONDS
+
+    def update(done: int, total: int, unit: str) -> None:
+        nonlocal last
+        elapsed = time.monotonic() - start
+        if done == total or elapsed - last >= _LOG_SECONDS:
+            last = elapsed
+            errors.print(f"{label}: {done}/{total} {unit}, {elapsed:.0f} s", highlight=False)
+
+    return update
 
 
 def kl_table(result: PruneResult) -> Table:
@@ -75,8 +96,8 @@ def kl_table(result: PruneResult) -> Table:
 
 
 def cell(mean: Mean | None) -> str:
-    """Return a mean with its interval, or a dash where it is undefined."""
-    return "–" if mean is None else f"{mean.mean:.3f} [{mean.low:.2f}, {mean.high:.2f}]"
+    """Return a mean above its interval, or a dash where it is undefined."""
+    return "–" if mean is None else f"{mean.mean:.3f}\n{mean.low:.2f}–{mean.high:.2f}"
 
 
 def report_skips(result: PruneResult) -> None:

@@ -1,0 +1,150 @@
+"""ACDC-style pruning equals the sequential loop, one forward pass a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from prune_helpers import SlowPrompt, prepare, tiny_model, tiny_pairs, tiny_transcoder
+
+from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.methods import METHODS, run_method
+from pie_jax.prune.methods.acdc import sweep
+from pie_jax.prune.options import AcdcOptions, PruneOptions
+
+# Nats, of KL divergences in float32; a rise so near tau may fall on either side.
+TOLERANCE = 2e-5
+PROMPTS = range(2)
+
+
+@dataclass(eq=False)
+class Case:
+    """Two tiny prompts with some forty occurrences each, the fast way and the slow way."""
+
+    inputs: PruneInputs
+    slow: list[SlowPrompt]
+
+    @cached_property
+    def size(self) -> int:
+        return self.inputs.occurrences.layer.shape[1]
+
+    def rises(self, block: int, taus: np.ndarray) -> np.ndarray:
+        """Return the rise at each occurrence's test, [B, J, N], NaN for padding."""
+        visits = np.full((len(PROMPTS), self.size), -1, np.int32)
+        for prompt in PROMPTS:
+            count = self.slow[prompt].count
+            visits[prompt, :count] = np.arange(count)[::-1]
+        i = self.inputs
+        blocks = jnp.asarray(visits.reshape(len(PROMPTS), -1, block))
+        where = (i.decoder.table, i.decoder.writes, i.delta, blocks)
+        found = np.asarray(sweep(i.model, i.prompts, *where, jnp.asarray(taus, jnp.float32)))
+        out = np.full((len(PROMPTS), taus.shape[1], self.size), np.nan)
+        for prompt in PROMPTS:
+            real = visits[prompt] >= 0
+            flat = found[prompt].reshape(taus.shape[1], -1)
+            assert np.isinf(flat[:, ~real]).all()
+            out[prompt][:, visits[prompt][real]] = flat[:, real]
+        return out
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    model = tiny_model(tmp_path_factory.mktemp("tiny"), layers=2)
+    transcoder = tiny_transcoder(model, 16, bias=-3.5)
+    inputs = prepare(model, transcoder, tiny_pairs([10, 9]), PruneOptions(batch_size=2))
+    slow = [SlowPrompt(inputs, transcoder, prompt) for prompt in PROMPTS]
+    assert all(30 <= prompt.count <= 50 for prompt in slow)
+    return Case(inputs, slow)
+
+
+def slow_sweep(slow: SlowPrompt, tau: float, block: int = 1) -> dict[int, float]:
+    """Visit from the last layer to the first; return each one's rise of KL when it was tested."""
+    removed: list[int] = []
+    rises: dict[int, float] = {}
+    order = list(range(slow.count))[::-1]
+    for start in range(0, len(order), block):
+        before = slow.kl(removed)
+        members = order[start : start + block]
+        for n in members:
+            rises[n] = slow.kl([*removed, n]) - before
+        removed += [n for n in members if rises[n] < tau]
+    return rises
+
+
+def gap(rises: dict[int, float], tau: float) -> float:
+    return min(abs(rise - tau) for rise in rises.values())
+
+
+TAUS = np.array([[1e-4, 1e-2, 0.1], [3e-4, 3e-2, 0.3]])
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_equals_the_sequential_loop(case: Case, block: int):
+    ours = case.rises(block, TAUS)
+    removed = set()
+    for prompt in PROMPTS:
+        for at, tau in enumerate(TAUS[prompt]):
+            theirs = slow_sweep(case.slow[prompt], tau, block)
+            assert gap(theirs, tau) > TOLERANCE, "choose another tau: this one decides nothing"
+            found = ours[prompt, at, : case.slow[prompt].count]
+            expected = np.array([theirs[n] for n in range(len(theirs))])
+            np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+            np.testing.assert_array_equal(found < tau, expected < tau)
+            removed.add(int((found < tau).sum()))
+    assert len(removed) > 2
+
+
+def test_a_block_is_not_the_sequence(case: Case):
+    """Within a block the running state is the block's first: the rises differ."""
+    one, four = case.rises(1, TAUS), case.rises(4, TAUS)
+    assert np.nanmax(np.abs(one - four)) > 100 * TOLERANCE
+
+
+def slow_select(slow: SlowPrompt, budget: int, bisections: int) -> tuple[set[int], float]:
+    """Bisect tau between 1e-9 and 1e2; return the kept set and the nearest decision's margin."""
+    low, high = np.log(1e-9), np.log(1e2)
+    best, margin = dict.fromkeys(range(slow.count), -np.inf), np.inf
+    most = -1
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        rises = slow_sweep(slow, np.exp(middle))
+        margin = min(margin, gap(rises, np.exp(middle)))
+        kept = sum(rise >= np.exp(middle) for rise in rises.values())
+        if kept <= budget:
+            if kept > most:
+                best, most = rises, kept
+            high = middle
+        else:
+            low = middle
+    order = sorted(best, key=lambda n: -best[n])
+    return set(order[:budget]), margin
+
+
+def test_selection_bisects_to_the_budget_and_fills_it(case: Case):
+    case.inputs.options = replace(case.inputs.options, acdc=AcdcOptions(block=1, bisections=7))
+    budgets = (4, 10, 25)
+    found = run_method(METHODS["acdc"], case.inputs, budgets)
+    for budget, selection in zip(budgets, found, strict=True):
+        assert selection.kept.shape == (len(PROMPTS), budget)
+        for prompt in PROMPTS:
+            ours = selection.kept[prompt].tolist()
+            assert len(set(ours)) == budget
+            assert min(ours) >= 0
+            assert max(ours) < case.slow[prompt].count
+            theirs, margin = slow_select(case.slow[prompt], budget, 7)
+            assert set(ours) == theirs or margin < TOLERANCE
+            # Best first, by how much KL rose.
+            assert (np.diff(selection.score[prompt]) <= 0).all()
+
+
+def test_more_budget_than_occurrences_keeps_all(case: Case):
+    case.inputs.options = replace(case.inputs.options, acdc=AcdcOptions(block=16, bisections=3))
+    (selection,) = run_method(METHODS["acdc"], case.inputs, (70,))
+    for prompt in PROMPTS:
+        count = case.slow[prompt].count
+        assert sorted(selection.kept[prompt, :count].tolist()) == list(range(count))
+        assert (selection.kept[prompt, count:] == -1).all()
+        assert not selection.score[prompt, count:].any()

@@ -1,0 +1,192 @@
+"""The union of two runs' active features, lists that grow, and the table of decoder rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from prune_helpers import place, tiny_model, tiny_transcoder
+
+from pie_jax.prune import occurrences
+from pie_jax.prune.occurrences import OccurrenceFinder, Occurrences, read_rows
+from pie_jax.transcoders.config import TranscoderConfig
+from pie_jax.transcoders.stored import EncoderArrays, Transcoder
+
+BATCH, LAYERS, LENGTH, WIDTH = 2, 2, 6, 4
+STREAMS = (BATCH, LAYERS, LENGTH, WIDTH)
+
+
+def mirror(*, jump: bool = False) -> Transcoder:
+    """Return a transcoder whose feature f reads coordinate f: activations are the streams."""
+    eye, zero = np.eye(WIDTH, dtype=np.float32), np.zeros(WIDTH, np.float32)
+    threshold = np.full(WIDTH, 1.0, np.float32) if jump else None
+    activation = "jumprelu" if jump else "relu"
+    return Transcoder(
+        TranscoderConfig(LAYERS, WIDTH, WIDTH, activation),
+        "mirror",
+        # Nothing is read from it.
+        folder=Path(),
+        files=(),
+        encoder_arrays=[EncoderArrays(eye, zero, threshold)] * LAYERS,
+        decoder_maps=[],
+        bias=np.zeros((LAYERS, WIDTH), np.float32),
+    )
+
+
+MIRRORS = {jump: mirror(jump=jump) for jump in (False, True)}
+STEP = {False: lambda x: x * (x > 0), True: lambda x: x * (x > 1.0)}
+
+
+def slow_union(clean: np.ndarray, corrupted: np.ndarray, length: int) -> dict:
+    """Return (layer, position, feature) -> (clean, corrupted) of one prompt's activations."""
+    found = {}
+    for layer in range(clean.shape[0]):
+        for position in range(1, length):
+            for feature in range(clean.shape[2]):
+                at = (layer, position, feature)
+                if clean[at] > 0 or corrupted[at] > 0:
+                    found[at] = (float(clean[at]), float(corrupted[at]))
+    return found
+
+
+def as_dict(found: Occurrences, prompt: int) -> dict:
+    count = found.count[prompt]
+    columns = (found.layer, found.position, found.feature, found.clean, found.corrupted)
+    rows = zip(*(column[prompt, :count].tolist() for column in columns), strict=True)
+    return {row[:3]: row[3:] for row in rows}
+
+
+def check(found: Occurrences, clean: np.ndarray, corrupted: np.ndarray, lengths: Any) -> None:
+    """Compare with the slow union; sorted, nothing twice, zero beyond the count."""
+    for prompt, length in enumerate(lengths):
+        count = int(found.count[prompt])
+        assert as_dict(found, prompt) == slow_union(clean[prompt], corrupted[prompt], length)
+        order = place(found.layer[prompt], found.position[prompt], found.feature[prompt])
+        assert (np.diff(order[:count]) > 0).all()
+        for column in (found.layer, found.position, found.feature, found.clean, found.corrupted):
+            assert not column[prompt, count:].any()
+        np.testing.assert_array_equal(found.valid[prompt], np.arange(order.size) < count)
+    np.testing.assert_array_equal(found.delta, found.clean - found.corrupted)
+
+
+streams = arrays(np.float32, STREAMS, elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0]))
+lengths_ = st.tuples(*[st.integers(1, LENGTH)] * BATCH)
+
+
+@given(clean=streams, corrupted=streams, lengths=lengths_, jump=st.booleans())
+def test_is_the_union_of_both_runs(clean: Any, corrupted: Any, lengths: Any, jump: bool):
+    """Without BOS and without what stands in padding; shapes are fixed, nothing recompiles."""
+    finder = OccurrenceFinder(MIRRORS[jump])
+    found = finder.find(jnp.asarray(clean), jnp.asarray(corrupted), np.array(lengths, np.int32))
+    check(found, STEP[jump](clean), STEP[jump](corrupted), lengths)
+
+
+@given(clean=streams, lengths=lengths_)
+def test_none_stands_for_no_activations(clean: Any, lengths: Any):
+    finder = OccurrenceFinder(MIRRORS[False])
+    found = finder.find(jnp.asarray(clean), None, np.array(lengths, np.int32))
+    check(found, STEP[False](clean), np.zeros_like(clean), lengths)
+
+
+def busy(density: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0.5, 2.0, STREAMS) * np.where(rng.random(STREAMS) < density, 1, -1)
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("least", [1, 2, 5, 64])
+def test_an_overflow_drops_nothing(monkeypatch: pytest.MonkeyPatch, least: int):
+    """A list too short for a layer grows; the result is that of one long enough."""
+    clean, corrupted = busy(0.9), busy(0.8, 1)
+    monkeypatch.setattr(occurrences, "_LEAST_CAPACITY", least)
+    finder = OccurrenceFinder(MIRRORS[False])
+    lengths = np.array([LENGTH, 4], np.int32)
+    for _ in range(2):  # with the lists that overflowed, and with the grown ones
+        found = finder.find(jnp.asarray(clean), jnp.asarray(corrupted), lengths)
+        check(found, STEP[False](clean), STEP[False](corrupted), lengths)
+    assert found.count.max() > 5
+
+
+def test_streams_of_nothing():
+    found = OccurrenceFinder(MIRRORS[False]).find(
+        -jnp.ones(STREAMS), None, np.full(BATCH, LENGTH, np.int32)
+    )
+    assert found.count.tolist() == [0, 0]
+    assert not found.valid.any()
+
+
+def test_activations_are_the_encoders(tmp_path: Path):
+    """With random weights, thresholds and streams, against float64."""
+    model = tiny_model(tmp_path)
+    transcoder = tiny_transcoder(model, jump=True)
+    config = transcoder.config
+    shape = (BATCH, config.num_layers, LENGTH, config.d_model)
+    x, y = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+
+    def encode(streams: np.ndarray) -> np.ndarray:
+        out = []
+        for layer, (weight, bias, threshold) in enumerate(transcoder.encoder_arrays):
+            pre = streams[:, layer].astype(np.float64) @ weight.T.astype(np.float64) + bias
+            out.append(np.where(pre > threshold, pre, 0.0))
+        return np.stack(out, axis=1)
+
+    lengths = np.array([LENGTH, 4], np.int32)
+    found = OccurrenceFinder(transcoder).find(jnp.asarray(x), jnp.asarray(y), lengths)
+    clean, corrupted = encode(x), encode(y)
+    for prompt, length in enumerate(lengths):
+        theirs = slow_union(clean[prompt], corrupted[prompt], int(length))
+        ours = as_dict(found, prompt)
+        assert list(ours) == list(theirs)
+        # Sixteen products in float32.
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cross_layer", [True, False])
+def test_every_occurrence_finds_its_rows(tmp_path: Path, cross_layer: bool, dtype: str):
+    kind = jnp.dtype(dtype)
+    transcoder = tiny_transcoder(tiny_model(tmp_path), 7, cross_layer=cross_layer, dtype=kind)
+    config = transcoder.config
+    rng = np.random.default_rng(0)
+    count = np.array([40, 25], np.int32)
+    shape = (2, 50)
+    layer = np.sort(rng.integers(0, config.num_layers, shape), axis=1).astype(np.int32)
+    feature = rng.integers(0, config.features, shape).astype(np.int32)
+    position = rng.integers(1, 9, shape).astype(np.int32)
+    for array in (layer, feature, position):
+        array[np.arange(50) >= count[:, None]] = 0
+    activation = np.ones(shape, np.float32)
+    found = Occurrences(layer, position, feature, activation, activation, count)
+    decoder = read_rows(transcoder, found)
+    table, at = np.asarray(decoder.table), decoder.writes
+    assert table.dtype == kind
+    np.testing.assert_array_equal(at.position, position)
+    distinct = set()
+    for b, n in zip(*np.nonzero(found.valid), strict=True):
+        start, first, last = (int(x[b, n]) for x in (at.start, at.first, at.last))
+        assert first == layer[b, n]
+        assert last == (config.num_layers - 1 if cross_layer else first)
+        rows = table[start : start + last - first + 1]
+        np.testing.assert_array_equal(rows, transcoder.decoder_maps[first][feature[b, n]])
+        distinct.add((first, int(feature[b, n]), last - first + 1))
+    # Each feature is read once, whatever the number of its occurrences, and the rest is zero.
+    used = sum(width for _, _, width in distinct)
+    assert np.abs(table[:used].astype(np.float32)).max(axis=1).min() > 0
+    assert not table[used:].any()
+
+
+def test_no_occurrences_no_rows(tmp_path: Path):
+    transcoder = tiny_transcoder(tiny_model(tmp_path), 7)
+    zero = np.zeros((1, 64), np.int32)
+    none = np.zeros((1, 64), np.float32)
+    decoder = read_rows(
+        transcoder, Occurrences(zero, zero, zero, none, none, np.zeros(1, np.int32))
+    )
+    assert decoder.table.shape == (64, 16)
+    assert not decoder.table.any()
