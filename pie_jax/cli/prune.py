@@ -71,10 +71,10 @@ def prune(
         methods=opt.names(method),
         budgets=opt.numbers(budget, "--budget"),
         metric=metric,
-        corruption=corruption,  # type: ignore[arg-type]
-        gradient=gradient,  # type: ignore[arg-type]
-        scope_layers=scope_layers,  # type: ignore[arg-type]
-        on_bad_pair=on_bad_pair,  # type: ignore[arg-type]
+        corruption=corruption,
+        gradient=gradient,
+        scope_layers=scope_layers,
+        on_bad_pair=on_bad_pair,
         batch_size=batch_size,
         seed=seed,
         synergy=SynergyOptions(

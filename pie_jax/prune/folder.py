@@ -46,14 +46,16 @@ class RunFolder:
     def _refuse_other(self) -> None:
         path = self.path / _RECORD
         if not path.exists():
-            strangers = [p.name for p in self.path.iterdir() if p.name != _PARTS]
+            # A kill before the first record is in place leaves its temporary file.
+            ours = (_PARTS, f"{_RECORD}.tmp")
+            strangers = [p.name for p in self.path.iterdir() if p.name not in ours]
             if strangers:
                 raise InputError(
                     f"--out {self.path}: holds other files ({strangers[0]}); name an empty folder."
                 )
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["config"]
+            found = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a run's record; name another folder.") from error
         changed = sorted(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 DEFAULT_METHODS = ("fap", "fap-synergy", "relp", "activation-magnitude", "random")
 PAPER_BUDGETS = (50, 100, 200, 400, 800)
@@ -31,17 +30,20 @@ class AcdcOptions:
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """What to compute. `chunk_bytes` bounds the memory of interventions that run side by side."""
+    """What to compute; `prune.checks` knows the names.
+
+    `chunk_bytes` bounds the memory of the interventions that run side by side.
+    """
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     budgets: tuple[int, ...] = PAPER_BUDGETS
-    metric: str = "logit-diff"
-    corruption: Literal["corrupted-prompt", "zero-features"] = "corrupted-prompt"
-    gradient: Literal["frozen", "full"] = "frozen"
-    scope_layers: Literal["global", "per-layer"] = "global"
+    metric: str = "logit-diff"  # or logsumexp
+    corruption: str = "corrupted-prompt"  # or zero-features
+    gradient: str = "frozen"  # or full
+    scope_layers: str = "global"  # or per-layer
     synergy: SynergyOptions = SynergyOptions()
     acdc: AcdcOptions = AcdcOptions()
-    on_bad_pair: Literal["error", "skip"] = "error"
+    on_bad_pair: str = "error"  # or skip
     batch_size: int = 8
     seed: int = 0
     chunk_bytes: int = 1 << 28

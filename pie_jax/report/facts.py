@@ -49,7 +49,8 @@ def prompts(result: PruneResult) -> int:
 
 def scope(config: Mapping[str, Any]) -> str:
     """Say what a budget counts."""
-    return "a prompt, shared by its layers" if config.get("scope_layers") == "per-layer" else "a prompt"
+    per_layer = config.get("scope_layers") == "per-layer"
+    return "a prompt, shared by its layers" if per_layer else "a prompt"
 
 
 def removal(config: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pie_jax.errors import InputError
 from pie_jax.tasks.records import Pair
@@ -58,7 +58,7 @@ def encode_pairs(
     tokenizer: Tokenizer,
     *,
     needs_target: bool,
-    on_bad_pair: Literal["error", "skip"] = "error",
+    on_bad_pair: str = "error",
     max_tokens: int = MAX_TOKENS,
     min_tokens: int = MIN_TOKENS,
     source: str = "pairs",
