@@ -14,8 +14,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe
+from benchmarks.machine import PeakAnonymous, describe
 from benchmarks.made import SHAPES, Shape, input_scale, make_model, make_pairs, make_transcoder
 
 _MIB = 2**20
@@ -96,7 +94,7 @@ def _measure(folder: Path, shape: Shape, prompts: int, batch_size: int) -> dict[
     encoded, _ = encode_pairs(make_pairs(shape, prompts), model.tokenizer, needs_target=True)
     pruner = Pruner(model, transcoder, options)
     rows = occurrences = 0
-    with _PeakAnonymous() as peak:
+    with PeakAnonymous() as peak:
         for batch in batches(encoded, batch_size):
             inputs = pruner.prepare(batch)
             rows = max(rows, inputs.decoder.table.nbytes)
@@ -115,28 +113,6 @@ def _measure(folder: Path, shape: Shape, prompts: int, batch_size: int) -> dict[
         )
         / _MIB,
     }
-
-
-class _PeakAnonymous:
-    """Samples this process's anonymous memory every few milliseconds."""
-
-    def __enter__(self) -> _PeakAnonymous:
-        self.bytes = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.is_set():
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon"):
-                    self.bytes = max(self.bytes, int(line.split()[1]) * 1024)
-            time.sleep(0.005)
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 if __name__ == "__main__":
