@@ -17,7 +17,7 @@ TABLE, AT = random_writes(0, COUNT, layers=LAYERS, length=LENGTH, d_model=WIDTH)
 DELTA = np.random.default_rng(1).standard_normal(COUNT).astype(np.float32)
 
 
-@partial(jax.jit, static_argnums=())
+@jax.jit
 def remove(members: jax.Array) -> jax.Array:
     return removal_delta(jnp.asarray(TABLE), AT, jnp.asarray(DELTA), members, LAYERS, LENGTH)
 

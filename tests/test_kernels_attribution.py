@@ -47,10 +47,11 @@ def test_is_the_derivative_of_write():
     assert float(weight @ product) == pytest.approx(whole, abs=10 * TOLERANCE)
 
 
-def test_bfloat16_is_summed_in_float32():
-    """Rows and gradient in bfloat16, against float64 of the rounded numbers."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bfloat16_is_summed_in_float32(dtype: str):
+    """Rows in bfloat16, the gradient in either, against float64 of the rounded numbers."""
     table, at = random_writes(6, COUNT, **SIZES)
-    rows, coefficients = to_bfloat16(table), to_bfloat16(gradient())
+    rows, coefficients = to_bfloat16(table), gradient().astype(jnp.dtype(dtype))
     ours = gradient_times_write(jnp.asarray(rows), at, jnp.asarray(coefficients))
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, slow_product(rows, at, coefficients), atol=TOLERANCE)

@@ -20,6 +20,7 @@ from refusals import refuses
 
 import pie_jax
 from pie_jax.errors import PieError
+from pie_jax.prune import folder
 from pie_jax.prune.batches import PairBatch
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results import TABLES, PruneResult
@@ -31,9 +32,9 @@ OPTIONS = PruneOptions(methods=("fap", "random"), budgets=(4, 8), batch_size=2, 
 BATCHES = 5
 
 
-def run(folder: Path, out: Path | None, **rest: Any) -> PruneResult:
-    """Run with the model that `folder` stands for; a subprocess makes the same one."""
-    model = tiny_model(folder)
+def run(model_folder: Path, out: Path | None, **rest: Any) -> PruneResult:
+    """Run with the model that a folder stands for; a subprocess makes the same one."""
+    model = tiny_model(model_folder)
     return pie_jax.prune(model, tiny_transcoder(model), PAIRS, OPTIONS, out=out, **rest)
 
 
@@ -68,8 +69,8 @@ def tables(out: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """Kill a run without warning as soon as a batch is on disk."""
-    folder = tmp_path_factory.mktemp("killed")
-    found = Killed(folder / "model", folder / "out", folder / "whole")
+    base = tmp_path_factory.mktemp("killed")
+    found = Killed(base / "model", base / "out", base / "whole")
     run(found.model, found.whole)
     environment = {
         **os.environ,
@@ -131,15 +132,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(killed: Killed, monkeypatch: pyt
     for name, table in result.tables().items():
         assert table.equals(whole.tables()[name])
     assert json.loads((killed.out / "run.json").read_text())["status"] == "complete"
-    assert sorted(path.name for path in killed.out.iterdir()) == [
-        *(f"{name}.parquet" for name in sorted(TABLES)),
-        "run.json",
-    ]
-
-
-@pytest.fixture
-def complete(killed: Killed) -> Killed:
-    return killed
+    names = {path.name for path in killed.out.iterdir()}
+    assert names == {"run.json", *(f"{name}.parquet" for name in TABLES)}
 
 
 def test_a_complete_run_is_only_read(killed: Killed, monkeypatch: pytest.MonkeyPatch):
@@ -219,6 +213,34 @@ def test_a_place_that_cannot_be_written_is_refused(killed: Killed, tmp_path: Pat
         refuses(lambda out=out: run(killed.model, out), "--out", out)
 
 
+@pytest.mark.parametrize("where", ["write_table", "rmtree"])
+def test_a_kill_while_the_results_are_written(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    """After two of the tables, or with all of them and the batches still there."""
+    out = tmp_path / "out"
+    calls = []
+
+    def stop(*arguments: Any, **rest: Any) -> None:
+        calls.append(arguments)
+        if where == "rmtree" or len(calls) > 2:
+            raise KeyboardInterrupt
+        write_table(*arguments, **rest)
+
+    write_table = folder.pq.write_table
+    module = folder.pq if where == "write_table" else folder.shutil
+    with monkeypatch.context() as patch:
+        patch.setattr(module, where, stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(killed.model, out)
+    assert len(parts(out)) == BATCHES
+    computed = count_batches(monkeypatch)
+    run(killed.model, out)
+    assert computed == []
+    assert tables(out) == tables(killed.whole)
+    assert pie_jax.load_result(out).record["status"] == "complete"
+
+
 def test_what_a_kill_at_the_very_start_leaves_is_no_stranger(killed: Killed, tmp_path: Path):
     """The probe and the record's temporary file, before there is a record."""
     out = tmp_path / "out"
@@ -236,8 +258,8 @@ def test_a_missing_folder_is_made(killed: Killed, tmp_path: Path):
 
 
 def test_loading_what_is_no_result(killed: Killed, tmp_path: Path):
-    for folder in (tmp_path, tmp_path / "missing"):
-        refuses(lambda folder=folder: pie_jax.load_result(folder), folder)
+    for path in (tmp_path, tmp_path / "missing"):
+        refuses(lambda path=path: pie_jax.load_result(path), path)
     (tmp_path / "run.json").write_text((killed.whole / "run.json").read_text())
     refuses(lambda: pie_jax.load_result(tmp_path), tmp_path)
     for name in TABLES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ class Tokenizer:
         self._inner = inner
         self.source = source
         self._special = frozenset(inner.all_special_ids)
+        self._texts: dict[int, str] = {}
         if len(inner) > (vocab_size or len(inner)):
             raise InputError(
                 f"{source}: the tokenizer has {len(inner)} tokens, but the model only "
@@ -40,7 +42,14 @@ class Tokenizer:
 
     def token(self, index: int) -> str:
         """Return one id as text."""
-        return self._inner.decode([int(index)])
+        text = self._texts.get(index)
+        if text is None:
+            text = self._texts[index] = self._inner.decode([int(index)])
+        return text
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return ids as text; characters spread over several of them are whole."""
+        return self._inner.decode([int(index) for index in ids])
 
     def special_ids(self) -> frozenset[int]:
         """Return the ids of BOS, EOS, padding and the like."""

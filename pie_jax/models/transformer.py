@@ -73,10 +73,26 @@ class Attention(nnx.Module):
         mask: Bool[Array, "T T"],
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
-        config, g = self.config, self.config.num_kv_heads
+        return self.attend(*self.project(x, angles), mask, rule)
+
+    def project(
+        self, x: Float[Array, "T D"], angles: Float[Array, "T half"]
+    ) -> tuple[Float[Array, "T H K"], Float[Array, "T G K"], Float[Array, "T G K"]]:
+        """Return queries, keys and values, the first two rotated."""
         q = rotate(_project("td,dhk->thk", x, self.query), angles)
         k = rotate(_project("td,dgk->tgk", x, self.key), angles)
-        v = _project("td,dgk->tgk", x, self.value)
+        return q, k, _project("td,dgk->tgk", x, self.value)
+
+    def attend(
+        self,
+        q: Float[Array, "T H K"],
+        k: Float[Array, "S G K"],
+        v: Float[Array, "S G K"],
+        mask: Bool[Array, "T S"],
+        rule: GradientRule,
+    ) -> Float[Array, "T D"]:
+        """Return what the heads write, from keys and values at S positions."""
+        config, g = self.config, self.config.num_kv_heads
         q = q.reshape(q.shape[0], g, config.num_heads // g, config.head_dim)
         scores = _einsum("tgrk,sgk->grts", q, k, self.query[...].dtype) * config.scale
         if config.attention_softcap is not None:
@@ -127,15 +143,27 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "T D"], Float[Array, "T D"], Float[Array, "T D"]]:
         """Return the stream after the block, resid_mid and the MLP's output, [T, D] each."""
         attended = self.attention(self.attention_norm(x, rule), angles, mask, rule)
+        resid_mid = self.add_attention(x, attended, rule)
+        mlp_out = self.mlp_output(resid_mid, rule)
+        written = mlp_out if mlp_delta is None else mlp_out + mlp_delta
+        return resid_mid + written, resid_mid, mlp_out
+
+    def add_attention(
+        self, x: Float[Array, "T D"], attended: Float[Array, "T D"], rule: GradientRule
+    ) -> Float[Array, "T D"]:
+        """Return the stream between attention and MLP, resid_mid."""
         if self.attention_post_norm is not None:
             attended = self.attention_post_norm(attended, rule)
-        resid_mid = x + attended
+        return x + attended
+
+    def mlp_output(
+        self, resid_mid: Float[Array, "T D"], rule: GradientRule
+    ) -> Float[Array, "T D"]:
+        """Return what the MLP writes, after its post-norm if it has one."""
         mlp_out = self.mlp(self.mlp_norm(resid_mid, rule), rule)
         if self.mlp_post_norm is not None:
             mlp_out = self.mlp_post_norm(mlp_out, rule)
-        mlp_out = rule.mlp_output(mlp_out)
-        written = mlp_out if mlp_delta is None else mlp_out + mlp_delta
-        return resid_mid + written, resid_mid, mlp_out
+        return rule.mlp_output(mlp_out)
 
 
 class Transformer(nnx.Module):

@@ -18,7 +18,7 @@ def check_options(options: PruneOptions) -> None:
     _one_of("--gradient", (options.gradient,), ("frozen", "full"))
     _one_of("--scope-layers", (options.scope_layers,), ("global", "per-layer"))
     _one_of("--on-bad-pair", (options.on_bad_pair,), ("error", "skip"))
-    if not options.budgets or min(options.budgets) < 1:
+    if not options.budgets or not all(_is_whole(budget) for budget in options.budgets):
         raise InputError("--budget: every budget must be a whole number of at least 1.")
     if len(set(options.budgets)) < len(options.budgets):
         raise InputError("--budget: a budget is given twice; name each one once.")
@@ -28,14 +28,22 @@ def check_options(options: PruneOptions) -> None:
         "--synergy-boundary-cap": synergy.boundary_cap,
         "--synergy-partners": synergy.partners,
         "--synergy-partners-per-candidate": synergy.partners_per_candidate,
+        "acdc.block": options.acdc.block,
+        "acdc.bisections": options.acdc.bisections,
     }
     for name, value in positive.items():
-        if value < 1:
-            raise InputError(f"{name}: must be at least 1, but it is {value}.")
+        if not _is_whole(value):
+            raise InputError(f"{name}: must be a whole number of at least 1, but it is {value}.")
+    if not _is_whole(options.seed, 0):
+        raise InputError(f"--seed: must be a whole number of at least 0, but it is {options.seed}.")
     if not 0 < synergy.boundary_percent <= 100:
         raise InputError("--synergy-boundary-percent: must be above 0 and at most 100.")
     if not 0 <= synergy.weight < float("inf"):
         raise InputError("--synergy-lambda: must be a finite number of at least 0.")
+
+
+def _is_whole(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and value >= least
 
 
 def _one_of(option: str, values: Iterable[str], known: Iterable[str]) -> None:

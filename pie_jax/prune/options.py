@@ -25,7 +25,7 @@ class AcdcOptions:
     """The ACDC-style baseline: candidates a block, and halvings of tau."""
 
     block: int = 16
-    bisections: int = 12
+    bisections: int = 8
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ class PruneOptions:
     on_bad_pair: str = "error"  # or skip
     batch_size: int = 8
     seed: int = 0
-    chunk_bytes: int = 1 << 28
+    chunk_bytes: int = 1 << 25
