@@ -1,0 +1,184 @@
+"""Makes the demo again: `python -m pie_jax.demo.make`, seeded, resumable, no download.
+
+Every stage leaves a finished folder or file in the work folder under its final name; a
+stage whose result is there is skipped, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from pie_jax.cli.console import progress_bar
+from pie_jax.demo.corpus import make_documents, task_words, write_corpus
+from pie_jax.demo.docstrings import standard_library_docstrings
+from pie_jax.demo.evaluate import demo_figures, measure_task, print_figures
+from pie_jax.demo.model_training import TrainingSettings, train
+from pie_jax.demo.tokenizer import LONGEST, VOCABULARY, save_tokenizer, train_tokenizer
+from pie_jax.demo.windows import make_batches
+from pie_jax.errors import InputError, PieError
+from pie_jax.models.config import ModelConfig
+from pie_jax.models.loader import load_model, save_model
+from pie_jax.models.tokenizer import load_tokenizer
+from pie_jax.models.transformer import Transformer
+from pie_jax.transcoders.loader import load_transcoder
+from pie_jax.transcoders.training import TrainOptions, train_clt
+
+MODEL = ModelConfig(
+    family="llama",
+    vocab_size=VOCABULARY,
+    num_layers=4,
+    d_model=128,
+    d_mlp=384,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    norm_eps=1e-5,
+    rope_theta=10000.0,
+    max_positions=LONGEST,
+    tie_embeddings=True,
+)
+
+_DOCUMENTS = 120_000  # of the model's training text
+_TOKENIZER_DOCUMENTS = 20_000
+_CLT_DOCUMENTS = 120_000
+_CLT_L0 = 14.0
+NAME = "pie-jax-demo"
+_CHECKPOINT_PAIRS = 128
+
+console = Console()
+
+
+def make(out: Path, work: Path, seed: int) -> None:
+    """Run the stages that are not finished and put the results in `out`."""
+    settings = TrainingSettings(seed=seed)
+    _claim(work, {"training": asdict(settings), "model": asdict(MODEL)})
+    make_tokenizer(work, seed)
+    make_model(work, settings)
+    make_clt(work, seed)
+    for name in ("model", "clt"):
+        _publish(work / name, out / name)
+    summarise(out)
+
+
+def make_tokenizer(work: Path, seed: int) -> None:
+    """Train the tokenizer on the task documents and the library's docstrings."""
+    folder = work / "tokenizer"
+    if _finished(folder, "tokenizer"):
+        return
+    texts = [*standard_library_docstrings(), *make_documents(_TOKENIZER_DOCUMENTS, seed=seed)]
+    tokenizer = train_tokenizer(texts, task_words())
+    save_tokenizer(tokenizer, _fresh(folder))
+    _part(folder).replace(folder)
+
+
+def make_model(work: Path, settings: TrainingSettings) -> None:
+    """Train the language model and write it as a Hugging Face folder."""
+    from tokenizers import Tokenizer
+
+    folder = work / "model"
+    if _finished(folder, "model"):
+        return
+    tokenizer = load_tokenizer(work / "tokenizer", VOCABULARY)
+    batches = make_batches(
+        Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json")),
+        make_documents(_DOCUMENTS, seed=settings.seed),
+        rows=settings.rows,
+        window=settings.window,
+        seed=settings.seed,
+    )
+
+    def report(step: int, transformer: Transformer) -> str:
+        figures = []
+        for task in ("ioi", "docstring"):
+            top1, difference = measure_task(transformer, tokenizer, task, pairs=_CHECKPOINT_PAIRS)
+            figures.append(f"{task} top-1 {top1:.3f} logit difference {difference:.2f}")
+        return ", ".join(figures)
+
+    transformer = train(MODEL, settings, batches, work / "checkpoints", report)
+    shutil.copytree(work / "tokenizer", _fresh(folder), dirs_exist_ok=True)
+    save_model(transformer, _part(folder))
+    _part(folder).replace(folder)
+
+
+def make_clt(work: Path, seed: int) -> None:
+    """Train the CLT on other documents of the same kinds, as `pie-jax train-clt` does."""
+    corpus = work / "clt-corpus.jsonl"
+    if not _finished(corpus, "CLT corpus"):
+        write_corpus(corpus, _CLT_DOCUMENTS, seed=seed + 1)
+    # The name goes into the CLT's config.yaml, where a folder of this machine would say nothing.
+    model = replace(load_model(work / "model"), name=NAME)
+    options = TrainOptions(features=1024, l0=_CLT_L0, seed=seed)
+    console.print(f"clt: making, or already there ({work / 'clt'})")
+    with progress_bar("clt") as progress:
+        train_clt(
+            model,
+            [corpus],
+            work / "clt",
+            options,
+            progress=lambda step, total, _: progress(step, total, "steps"),
+        )
+
+
+def summarise(out: Path) -> None:
+    """Measure what is in `out`, print it and write evaluation.json there."""
+    model = load_model(out / "model")
+    figures = demo_figures(model, load_transcoder(out / "clt"))
+    print_figures(figures, console)
+    text = json.dumps([{**asdict(figure), "met": figure.met} for figure in figures], indent=2)
+    (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+
+
+def main(out: Path = Path(__file__).parent, work: Path = Path(".pie-demo"), seed: int = 0) -> None:
+    """Make the demo model and its CLT, going on where an earlier run stopped."""
+    try:
+        make(out, work, seed)
+    except PieError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False)
+        raise typer.Exit(error.exit_code) from error
+
+
+def _claim(work: Path, settings: dict) -> None:
+    """Refuse a work folder that belongs to a run with other settings."""
+    work.mkdir(parents=True, exist_ok=True)
+    path, text = work / "settings.json", json.dumps(settings, indent=2) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{path}: from a run with other settings; give another --work folder.")
+    part = work / "settings.json.part"
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _finished(result: Path, stage: str) -> bool:
+    console.print(f"{stage}: {'already there' if result.exists() else 'making'} ({result})")
+    return result.exists()
+
+
+def _part(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.part")
+
+
+def _fresh(folder: Path) -> Path:
+    """Return an empty folder that becomes `folder` once it is complete."""
+    shutil.rmtree(_part(folder), ignore_errors=True)
+    _part(folder).mkdir()
+    return _part(folder)
+
+
+def _publish(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, _fresh(target), dirs_exist_ok=True)
+    for path in _part(target).rglob("*"):
+        # safetensors writes files that only their owner reads; a package is for everyone.
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    shutil.rmtree(target, ignore_errors=True)
+    _part(target).replace(target)
+
+
+if __name__ == "__main__":
+    typer.run(main)
