@@ -1,0 +1,1 @@
+"""Stage III: measure how well an explanation says when its feature fires."""

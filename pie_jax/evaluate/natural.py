@@ -1,0 +1,67 @@
+"""Random texts of the corpus with every feature's activation on them: what is normal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pie_jax.corpus import Corpus
+from pie_jax.interpret.corpus import window_batches
+from pie_jax.interpret.records import FeatureKey
+from pie_jax.interpret.texts import Tokenizer, TokenText, split_text, token_strings
+from pie_jax.models.tokenizer import Tokenizer as ModelTokenizer
+
+# Each text's activation [n_texts, n]: its largest over real tokens, as pruning reads it.
+Activations = Callable[[Sequence[str], Sequence[FeatureKey]], np.ndarray]
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class NaturalTexts:
+    """Texts of the corpus and their activations [n_texts, n] for `keys`."""
+
+    texts: tuple[TokenText, ...]
+    activations: np.ndarray
+    keys: tuple[FeatureKey, ...]
+
+    def of(self, key: FeatureKey) -> np.ndarray:
+        """Return one feature's activations [n_texts]."""
+        return self.activations[:, self.keys.index(key)]
+
+
+def read_natural(
+    texts: Sequence[str],
+    keys: Sequence[FeatureKey],
+    tokenizer: Tokenizer,
+    activations: Activations,
+) -> NaturalTexts:
+    """Compute the activations of all features on different texts, once for all."""
+    different = list(dict.fromkeys(text for text in texts if text))
+    keys = tuple(dict.fromkeys(keys))
+    values = (
+        np.asarray(activations(different, keys))
+        if different and keys
+        else np.zeros((len(different), len(keys)))
+    )
+    return NaturalTexts(tuple(split_text(tokenizer, text) for text in different), values, keys)
+
+
+def sample_windows(
+    corpus: Corpus, tokenizer: ModelTokenizer, count: int, *, window: int = 32, seed: int = 0
+) -> list[str]:
+    """Draw `count` windows of a corpus, each as likely as any other; all if there are fewer."""
+    random = np.random.default_rng(seed)
+    kept: list[np.ndarray] = []
+    seen = 0
+    for batch in window_batches(corpus, tokenizer, window=window, size=_BATCH):
+        for tokens, length in zip(batch.tokens, batch.length.tolist(), strict=True):
+            if length < 2:
+                continue
+            place = seen if seen < count else int(random.integers(seen + 1))
+            seen += 1
+            if place < count:
+                kept[place : place + 1] = [tokens[1:length].copy()]
+    return ["".join(token_strings(tokenizer, ids.tolist())) for ids in kept]
