@@ -113,7 +113,7 @@ def make_clt(work: Path, seed: int) -> None:
         write_corpus(corpus, _CLT_DOCUMENTS, seed=seed + 1)
     # The name goes into the CLT's config.yaml, where a folder of this machine would say nothing.
     model = replace(load_model(work / "model"), name=NAME)
-    options = TrainOptions(features=1024, l0=_CLT_L0, seed=seed)
+    options = TrainOptions(features=1024, l0=_CLT_L0, seed=seed, heldout=2000)
     console.print(f"clt: making, or already there ({work / 'clt'})")
     with progress_bar("clt") as progress:
         train_clt(

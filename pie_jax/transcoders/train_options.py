@@ -32,7 +32,7 @@ class TrainOptions:
     learning_rate: float = 2e-3
     seed: int = 0
     checkpoint_every: int = 100
-    heldout: int = 2000
+    heldout: int = 3000
     dead_after: int = 100
 
     def __post_init__(self) -> None:
