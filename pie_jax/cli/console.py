@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -86,12 +88,16 @@ def kl_table(result: PruneResult) -> Table:
     table = Table(
         title=f"KL(clean || circuit) at the last position, nats, mean and 95% interval{nothing}",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("method")
     for budget in budgets:
-        table.add_column(f"K = {budget}", justify="right")
+        table.add_column(f"K = {budget}", justify="right", min_width=9)
     for method, row in summary.items():
-        table.add_row(method, *(cell(row.get(budget)) for budget in budgets))
+        # The numbers stay whole in 80 columns; a long name takes two lines, broken at a hyphen.
+        table.add_row(textwrap.fill(method, 14), *(cell(row.get(budget)) for budget in budgets))
     return table
 
 
