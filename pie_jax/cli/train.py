@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.table import Table
 
 from pie_jax.cli import options as opt
 from pie_jax.cli.console import console, progress_bar, use_compile_cache
+
+if TYPE_CHECKING:
+    from pie_jax.transcoders.train_report import Quality
 
 
 def train_clt(
@@ -40,5 +45,18 @@ def train_clt(
             options,
             progress=lambda step, total, _: progress(step, total, "steps"),
         )
-    console.print(report)
-    console.print(f"transcoder: {out}")
+    console.print(_quality_table(report.heldout))
+    console.print(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
+
+
+def _quality_table(quality: Quality) -> Table:
+    """Return a trained transcoder's figures on held-out tokens, a row per layer."""
+    table = Table(
+        title=f"on {quality.tokens:,} held-out tokens", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for name in ("layer", "explained variance", "L0", "dead features"):
+        table.add_column(name, justify="right")
+    rows = zip(quality.explained_variance, quality.l0, quality.dead_share, strict=True)
+    for layer, (variance, l0, dead) in enumerate(rows):
+        table.add_row(str(layer), f"{variance:.3f}", f"{l0:.1f}", f"{dead:.1%}")
+    return table
