@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# The dependencies as plain folders: an editable pie_jax beside them is not seen.
 PACKAGES = list(dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))
 BUILT = ("pyproject.toml", "README.md", "LICENSE", "kernels", "pie_jax")
 
 
+@cache
+def dependencies() -> str:
+    """Return a folder of links to all installed packages but pie_jax, however it is installed."""
+    folder = Path(tempfile.mkdtemp(prefix="dependencies-"))
+    atexit.register(shutil.rmtree, folder)
+    for packages in map(Path, PACKAGES):
+        for entry in packages.iterdir():
+            link = folder / entry.name
+            ours = "pie_jax" in entry.name or entry.name.endswith(".pth")
+            if not ours and not link.exists():
+                link.symlink_to(entry)
+    return str(folder)
+
+
 def python(code: str, cwd: Path, *arguments: str, path: Path | None = None) -> str:
     """Run code in a fresh interpreter that sees `path` and the dependencies."""
-    paths = [*([] if path is None else [str(path)]), *PACKAGES]
+    paths = [*([] if path is None else [str(path)]), dependencies()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-S", "-W", "ignore", "-c", code, *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)

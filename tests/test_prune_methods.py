@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,8 +120,22 @@ def test_random_is_seeded_and_nested(case: Case):
     np.testing.assert_array_equal(again.kept, small.kept)
     (other,) = case.select("random", (6,), seed=1)
     assert all(set(a) != set(b) for a, b in zip(other.kept, small.kept, strict=True))
-    # Prompts draw their own numbers.
-    assert len({tuple(row) for row in small.kept.tolist()}) == len(PROMPTS)
+
+
+def test_random_numbers_hang_on_seed_prompt_and_purpose(case: Case):
+    """And on nothing else: not on the place in the batch."""
+
+    def draw(index: int, salt: str, **changes: object) -> float:
+        inputs = copy(case.inputs)
+        inputs.rows = changes.pop("rows", inputs.rows)
+        inputs.options = replace(inputs.options, **changes)
+        return inputs.generator(index, salt).random()
+
+    first = draw(0, "random")
+    assert draw(0, "random") == first
+    assert draw(3, "random", rows=np.array([9, 8, 7, 0])) == first
+    others = [draw(1, "random"), draw(0, "synergy-4"), draw(0, "random", seed=1)]
+    assert len({first, *others}) == 4
 
 
 def test_random_is_even(case: Case):

@@ -41,6 +41,13 @@ def use_compile_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def quiet_orbax() -> None:
+    """Keep orbax's warnings off the terminal: half-written checkpoints after a kill are expected."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+
+
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
     """Yield a callback (done, total, unit) that draws a bar on stderr, or prints lines to a log."""

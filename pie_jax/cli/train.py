@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import console, progress_bar, use_compile_cache
+from pie_jax.cli.console import console, progress_bar, quiet_orbax, use_compile_cache
 
 if TYPE_CHECKING:
     from pie_jax.transcoders.train_report import Quality
@@ -36,6 +36,7 @@ def train_clt(
     from pie_jax.transcoders.training import TrainOptions, train_clt
 
     use_compile_cache()
+    quiet_orbax()
     options = TrainOptions(features=features, l0=l0, steps=steps, seed=seed)
     with progress_bar("train-clt") as progress:
         report = train_clt(

@@ -14,7 +14,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from pie_jax.cli.console import progress_bar
+from pie_jax.cli.console import progress_bar, quiet_orbax
 from pie_jax.demo.corpus import make_documents, task_words, write_corpus
 from pie_jax.demo.docstrings import standard_library_docstrings
 from pie_jax.demo.evaluate import demo_figures, measure_task, print_figures
@@ -136,6 +136,7 @@ def summarise(out: Path) -> None:
 
 def main(out: Path = Path(__file__).parent, work: Path = Path(".pie-demo"), seed: int = 0) -> None:
     """Make the demo model and its CLT, going on where an earlier run stopped."""
+    quiet_orbax()
     try:
         make(out, work, seed)
     except PieError as error:
