@@ -42,7 +42,7 @@ def use_compile_cache() -> None:
 
 
 def quiet_orbax() -> None:
-    """Keep orbax's warnings off the terminal: half-written checkpoints after a kill are expected."""
+    """Keep orbax's warnings off the terminal: after a kill, half-written checkpoints are usual."""
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
