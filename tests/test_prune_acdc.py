@@ -54,7 +54,7 @@ class Case:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     model = tiny_model(tmp_path_factory.mktemp("tiny"), layers=2)
-    transcoder = tiny_transcoder(model, 16, bias=-3.5)
+    transcoder = tiny_transcoder(model, 16, bias=-3.5, scale=2.0)
     inputs = prepare(model, transcoder, tiny_pairs([10, 9]), PruneOptions(batch_size=2))
     slow = [SlowPrompt(inputs, transcoder, prompt) for prompt in PROMPTS]
     assert all(30 <= prompt.count <= 50 for prompt in slow)
@@ -104,8 +104,10 @@ def test_a_block_is_not_the_sequence(case: Case):
     assert np.nanmax(np.abs(one - four)) > 100 * TOLERANCE
 
 
-def slow_select(slow: SlowPrompt, budget: int, low: float, bisections: int) -> set[int]:
-    """Bisect tau between `low` and 100 on a log scale; return the kept set."""
+def slow_select(
+    slow: SlowPrompt, budget: int, low: float, bisections: int
+) -> tuple[set[int], dict[int, float]]:
+    """Bisect tau between `low` and 100 on a log scale; return the kept set and its rises."""
     below, above = math.log(low), math.log(100)
     best, most = dict.fromkeys(range(slow.count), -np.inf), -1
     for _ in range(bisections):
@@ -120,7 +122,7 @@ def slow_select(slow: SlowPrompt, budget: int, low: float, bisections: int) -> s
         else:
             below = math.log(tau)
     order = sorted(best, key=lambda n: -best[n])
-    return set(order[:budget])
+    return set(order[:budget]), best
 
 
 @pytest.mark.parametrize("low", [1e-3, 3e-3])
@@ -130,16 +132,22 @@ def test_selection_bisects_to_the_budget_and_fills_it(
     """With taus above the noise of float32, so that both sides take the same decisions."""
     monkeypatch.setattr(acdc, "_LOW", low)
     case.inputs.options = replace(case.inputs.options, acdc=AcdcOptions(block=1, bisections=7))
-    budgets = (3, 4, 6, 10, 14)
+    budgets = (1, 2, 3, 4, 5, 12)
     found = run_method(METHODS["acdc"], case.inputs, budgets)
+    tied = 0
     for budget, selection in zip(budgets, found, strict=True):
         assert selection.kept.shape == (len(PROMPTS), budget)
         for prompt in PROMPTS:
             ours = selection.kept[prompt].tolist()
             assert len(set(ours)) == budget
-            assert set(ours) == slow_select(case.slow[prompt], budget, low, 7)
+            theirs, rises = slow_select(case.slow[prompt], budget, low, 7)
+            # What fills up may be as good as nothing, and then swap with its like.
+            swapped = [rises[n] for n in set(ours) ^ theirs]
+            assert not swapped or max(swapped) - min(swapped) < TOLERANCE
+            tied += bool(swapped)
             # Best first, by how much KL rose.
             assert (np.diff(selection.score[prompt]) <= 0).all()
+    assert tied <= 2
 
 
 def test_more_budget_than_occurrences_keeps_all(case: Case):

@@ -19,7 +19,7 @@ Methods = Annotated[
     str,
     typer.Option(
         "--method",
-        help="Comma-separated: fap, fap-synergy, relp, activation-magnitude, factp, acdc, random.",
+        help="Comma-separated: fap, fap-synergy, relp, staged, factp, acdc, activation-magnitude, random.",
     ),
 ]
 Budgets = Annotated[

@@ -8,6 +8,7 @@ from pie_jax.prune.methods import (
     fap_synergy,
     random_active,
     relp,
+    staged,
 )
 from pie_jax.prune.methods.base import Method, Selection, run_method
 
@@ -20,6 +21,7 @@ METHODS: dict[str, Method] = {
         activation_magnitude,
         factp,
         acdc,
+        staged,
         random_active,
     )
 }
