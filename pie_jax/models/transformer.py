@@ -156,9 +156,7 @@ class Block(nnx.Module):
             attended = self.attention_post_norm(attended, rule)
         return x + attended
 
-    def mlp_output(
-        self, resid_mid: Float[Array, "T D"], rule: GradientRule
-    ) -> Float[Array, "T D"]:
+    def mlp_output(self, resid_mid: Float[Array, "T D"], rule: GradientRule) -> Float[Array, "T D"]:
         """Return what the MLP writes, after its post-norm if it has one."""
         mlp_out = self.mlp(self.mlp_norm(resid_mid, rule), rule)
         if self.mlp_post_norm is not None:
