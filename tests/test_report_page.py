@@ -16,9 +16,9 @@ from conftest import Reference
 
 import pie_jax
 from pie_jax.errors import InputError
+from pie_jax.interpret.texts import TokenText
 from pie_jax.models.tokenizer import Tokenizer
 from pie_jax.prune.results import PruneResult
-from pie_jax.interpret.texts import TokenText
 from pie_jax.report import write_report
 from pie_jax.report.explained import Explained, ExplainedRow, pieces, score_cell
 from pie_jax.tasks import Pair, read_pairs
