@@ -27,8 +27,19 @@ _WHERE = {
     "PruneOptions": "pie_jax.prune.options",
     "PruneResult": "pie_jax.prune.results",
     "load_result": "pie_jax.prune.folder",
+    "Chosen": "pie_jax.evaluate.groups",
+    "examples_run": "pie_jax.interpret.stage",
+    "interpret_run": "pie_jax.interpret.stage",
+    "estimate_interpretation": "pie_jax.interpret.stage",
+    "evaluate_run": "pie_jax.evaluate.stage",
+    "estimate_evaluation": "pie_jax.evaluate.stage",
+    "report_run": "pie_jax.report.stage",
+    "make_roles": "pie_jax.llm.roles",
 }
-_PACKAGES = ("prune", "kernels", "models", "transcoders", "tasks", "report")
+_PACKAGES = (
+    *("prune", "kernels", "models", "transcoders", "tasks", "report"),
+    *("interpret", "evaluate", "llm"),
+)
 
 __all__ = ["InputError", "PieError", *_WHERE, *_PACKAGES]
 

@@ -9,7 +9,8 @@ import pytest
 
 from pie_jax.cli import app
 
-FAST = ["--method", "fap,random", "--budget", "5,10", "-n", "4", "--batch-size", "4"]
+PRUNE = ["--method", "fap,random", "--budget", "5,10", "-n", "4", "--batch-size", "4"]
+FAST = [*PRUNE, "--stages", "prune"]
 
 
 def pie(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -134,7 +135,10 @@ def test_a_defect_is_exit_code_1_and_debug_shows_where(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "prune", "train-clt"])
+COMMANDS = ("run", "prune", "examples", "interpret", "evaluate", "report", "train-clt")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_examples(monkeypatch, capsys, command):
     assert pie(monkeypatch, command, "--help") == 0
     assert f"pie-jax {command}" in capsys.readouterr().out

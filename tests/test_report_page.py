@@ -16,9 +16,11 @@ from conftest import Reference
 
 import pie_jax
 from pie_jax.errors import InputError
+from pie_jax.interpret.texts import TokenText
 from pie_jax.models.tokenizer import Tokenizer
 from pie_jax.prune.results import PruneResult
 from pie_jax.report import write_report
+from pie_jax.report.explained import Explained, ExplainedRow, pieces, score_cell
 from pie_jax.tasks import Pair, read_pairs
 
 HOSTILE = "<script>alert(1)</script>"
@@ -250,3 +252,41 @@ def _data(page: str) -> dict:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found is not None
     return json.loads(found.group(1))
+
+
+def test_what_stages_two_and_three_found_is_escaped_and_marked(run: Run, tmp_path: Path) -> None:
+    text = TokenText((f" {HOSTILE}", "\u202e&amp;", " b"), (0.0, 4.0, 1.0))
+    assert [piece.shade for piece in pieces(text, 4.0)] == [0, 4, 1]
+    scores = [score_cell(0.5, 0.25, 0.75, 7), score_cell(None, None, None, 0, f"none {HOSTILE}")]
+    row = ExplainedRow(
+        *(1, 2, "3 / 4", 3, "5%"),
+        text=f'"> ``` {HOSTILE}',
+        explained=True,
+        scores=scores,
+        windows=[pieces(text, 4.0)],
+        promoted=[f"</td>{HOSTILE}"],
+    )
+    failed = row._replace(text="refused", explained=False, windows=[])
+    explained = Explained(
+        rows=[row, failed],
+        total=3,
+        scorers=["purity", "detection"],
+        groups=[("kept", "kept features", scores)],
+        chances=["0.3", "0.5"],
+        whose="fap, K = 8",
+        explainer=f"llm: {HOSTILE}",
+        judge="patterns, no LLM",
+    )
+    page = run.write(tmp_path / "report.html", explained=explained)
+    parsed = Page(page)
+    assert [tag for tag, _ in parsed.seen].count("script") == 3
+    assert "<script>alert" not in page
+    assert not re.search(r"https?:|\bsrc\s*=|\bhref\s*=|@import|url\(|fetch\(", page)
+    assert [dict(a)["class"] for tag, a in parsed.seen if tag == "mark"] == ["a4", "a1"]
+    shown = parsed.text()
+    for words in ("no explanation: refused", "It never fired", "0.250 to 0.750, n 7", "2 of 3"):
+        assert words in shown
+    assert shown.count(HOSTILE) >= 6
+    # Undefined scores have no number to sort by.
+    values = [dict(a).get("data-v") for tag, a in parsed.seen if tag == "td"]
+    assert values.count("0.500000") == values.count("") == 2

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.progress import (
@@ -106,6 +107,32 @@ def kl_table(result: PruneResult) -> Table:
         # The numbers stay whole in 80 columns; a long name takes two lines, broken at a hyphen.
         table.add_row(textwrap.fill(method, 14), *(cell(row.get(budget)) for budget in budgets))
     return table
+
+
+def score_table(table: pa.Table) -> Table:
+    """Return the mean scores of every group, with what is undefined counted."""
+    from pie_jax.evaluate.table import summarise
+
+    summaries = summarise(table)
+    scorers = list(dict.fromkeys(one.scorer for one in summaries))
+    shown = Table(title="mean score, 95% interval over features", title_justify="left")
+    shown.add_column("explanations")
+    for scorer in scorers:
+        shown.add_column(scorer, justify="right")
+    cells = {(one.group, one.scorer): one for one in summaries}
+    for group in dict.fromkeys(one.group for one in summaries):
+        row = []
+        for scorer in scorers:
+            score, missing = (
+                cells[group, scorer].score,
+                sum(n for _, n in cells[group, scorer].undefined),
+            )
+            mean = None
+            if score.value is not None and score.interval is not None:
+                mean = Mean(score.value, *score.interval, score.n)
+            row.append(cell(mean) + (f"\n{missing} undefined" if missing else ""))
+        shown.add_row(group, *row)
+    return shown
 
 
 def cell(mean: Mean | None) -> str:

@@ -1,4 +1,4 @@
-"""`pie-jax examples`: what makes the kept features of a run fire."""
+"""`pie-jax examples`: what makes the features of a run fire."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
+from pie_jax.cli import stage_options as stage
 from pie_jax.cli.console import console, progress_bar, use_compile_cache
 from pie_jax.errors import InputError
 
@@ -17,12 +18,10 @@ def examples(
     corpus: Annotated[
         list[Path], typer.Option(help="Text, JSONL or Parquet with a column text; repeatable.")
     ],
-    method: Annotated[
-        str | None, typer.Option(help="Whose kept features; default: the run's first method.")
-    ] = None,
-    budget: Annotated[
-        int | None, typer.Option(help="At which budget; default: the middle one of the run.")
-    ] = None,
+    method: stage.Method = None,
+    budget: stage.Budget = None,
+    features: stage.Features = 0,
+    baselines: stage.Baselines = 40,
     window: Annotated[int, typer.Option(help="Tokens a window, BOS counted.")] = 32,
     top: Annotated[int, typer.Option(help="Windows with the highest activation to keep.")] = 50,
     per_decile: Annotated[
@@ -43,7 +42,9 @@ def examples(
     batch_size: Annotated[int, typer.Option(help="Windows side by side.")] = 32,
     seed: opt.Seed = 0,
 ) -> None:
-    """Find the windows of a corpus on which kept features fire; resumes if interrupted.
+    """Find the windows of a corpus on which kept features, and those they are compared with, fire.
+
+    Resumes if interrupted.
 
     Examples:
 
@@ -51,10 +52,9 @@ def examples(
     pie-jax examples results --corpus corpus.jsonl
     pie-jax examples results --corpus a.parquet --corpus b.parquet --method fap --budget 100
     """
-    import pie_jax
-    from pie_jax.interpret.collect import collect_shard
-    from pie_jax.interpret.kept import kept_features
+    from pie_jax.evaluate.groups import Chosen
     from pie_jax.interpret.options import ExampleOptions
+    from pie_jax.interpret.stage import examples_run
 
     options = ExampleOptions(
         window=window,
@@ -66,18 +66,18 @@ def examples(
         batch_size=batch_size,
         seed=seed,
     )
-    options.check()
     part = _shard(shard)
-    result = pie_jax.load_result(run)
-    keys = kept_features(result, method, budget)
-    config = result.record["config"]
     use_compile_cache()
-    language_model = pie_jax.load_model(model or config["model"], config["dtype"])
-    # Only the rows of the kept features are read.
-    clt = pie_jax.load_transcoder(transcoder or config["transcoder"], encoders_on_disk=True)
     with progress_bar("examples") as progress:
-        found = collect_shard(
-            language_model, clt, keys, corpus, options, shard=part, out=run, progress=progress
+        found = examples_run(
+            run,
+            corpus,
+            Chosen(method, budget, features, baselines, seed),
+            options,
+            shard=part,
+            model=model,
+            transcoder=transcoder,
+            progress=progress,
         )
     if found is None:
         console.print(f"part {shard} is done; the last of the {part[1]} parts writes the results")

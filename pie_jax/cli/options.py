@@ -19,7 +19,8 @@ Methods = Annotated[
     str,
     typer.Option(
         "--method",
-        help="Comma-separated: fap, fap-synergy, relp, staged, factp, acdc, activation-magnitude, random.",
+        help="Comma-separated: fap, fap-synergy, relp, staged, factp, acdc, "
+        "activation-magnitude, random.",
     ),
 ]
 Budgets = Annotated[

@@ -95,6 +95,8 @@ def prune(
         result = pie_jax.prune(
             language_model, clt, rows, settings, out=out, progress=progress, source=str(pairs)
         )
+    # For the report, which shows them.
+    pie_jax.tasks.write_pairs(out / "pairs.jsonl", rows)
     console.print(kl_table(result))
     report_skips(result)
     console.print(f"results: {out}")

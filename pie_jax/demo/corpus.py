@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pie_jax.corpus import TextCorpus
 from pie_jax.demo import sentences
 from pie_jax.tasks import docstring, ioi
 
@@ -24,6 +25,8 @@ MIX: tuple[tuple[sentences.Draw, float], ...] = (
     (sentences.library_pieces, 0.10),
 )
 
+EXAMPLES_SEED = 2
+
 _NAMES = frozenset(ioi.NAMES)
 _WORD = re.compile(r"[A-Za-z]+")
 _PARAMETER = re.compile(r":param (\w+)")
@@ -37,6 +40,11 @@ def make_documents(count: int, *, seed: int) -> list[str]:
     for (draw, _), size in zip(MIX, np.diff(ends), strict=True):
         documents += _draw_allowed(draw, int(size), random)
     return [documents[i] for i in random.permutation(len(documents))]
+
+
+def example_corpus(count: int = 2000) -> TextCorpus:
+    """Return documents for examples and scores: another draw than those of training (0 and 1)."""
+    return TextCorpus(make_documents(count, seed=EXAMPLES_SEED))
 
 
 def task_words() -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pie_jax.corpus import Corpus
+from pie_jax.errors import InputError
 from pie_jax.interpret.corpus import window_batches
 from pie_jax.interpret.records import FeatureKey
 from pie_jax.interpret.texts import Tokenizer, TokenText, split_text, token_strings
@@ -16,6 +19,7 @@ from pie_jax.models.tokenizer import Tokenizer as ModelTokenizer
 # Each text's activation [n_texts, n]: its largest over real tokens, as pruning reads it.
 Activations = Callable[[Sequence[str], Sequence[FeatureKey]], np.ndarray]
 
+SAMPLE_FILE = "sample.jsonl"
 _BATCH = 256
 
 
@@ -50,13 +54,20 @@ def read_natural(
 
 
 def sample_windows(
-    corpus: Corpus, tokenizer: ModelTokenizer, count: int, *, window: int = 32, seed: int = 0
+    corpus: Corpus,
+    tokenizer: ModelTokenizer,
+    count: int,
+    *,
+    window: int = 32,
+    seed: int = 0,
+    most: int | None = None,
 ) -> list[str]:
-    """Draw `count` windows of a corpus, each as likely as any other; all if there are fewer."""
+    """Draw `count` windows of a corpus (of its first `most`), each as likely as any other; all if
+    there are fewer."""
     random = np.random.default_rng(seed)
     kept: list[np.ndarray] = []
     seen = 0
-    for batch in window_batches(corpus, tokenizer, window=window, size=_BATCH):
+    for batch in window_batches(corpus, tokenizer, window=window, size=_BATCH, most=most):
         for tokens, length in zip(batch.tokens, batch.length.tolist(), strict=True):
             if length < 2:
                 continue
@@ -65,3 +76,23 @@ def sample_windows(
             if place < count:
                 kept[place : place + 1] = [tokens[1:length].copy()]
     return ["".join(token_strings(tokenizer, ids.tolist())) for ids in kept]
+
+
+def save_sample(folder: str | Path, texts: Sequence[str]) -> None:
+    """Write sample.jsonl: a text a line, whole or not at all."""
+    path = Path(folder) / SAMPLE_FILE
+    temporary = path.with_name(f"{SAMPLE_FILE}.tmp")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    temporary.write_text(lines, encoding="utf-8")
+    temporary.replace(path)
+
+
+def load_sample(folder: str | Path) -> list[str]:
+    """Read sample.jsonl; raises `InputError` where there is none."""
+    path = Path(folder) / SAMPLE_FILE
+    try:
+        return [
+            json.loads(line)["text"] for line in path.read_text(encoding="utf-8").split("\n")[:-1]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no corpus texts; run `pie-jax examples` first.") from error

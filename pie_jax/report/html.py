@@ -16,6 +16,7 @@ from pie_jax.prune.methods import METHODS
 from pie_jax.prune.results import PruneResult
 from pie_jax.report import facts, svg
 from pie_jax.report.circuit_map import Kept, circuit_map
+from pie_jax.report.explained import SHADES, Explained
 from pie_jax.report.features import feature_list, payload, token_texts
 from pie_jax.report.line_chart import LARGE, SMALL, Series, Size, line_chart
 from pie_jax.report.measures import KL_LAST, OTHERS, Measure, cell, measure_table
@@ -38,12 +39,22 @@ def write_report(
     transcoder: Transcoder,
     pairs: Sequence[Pair],
     title: str = "Pruning report",
+    explained: Explained | None = None,
 ) -> None:
     """Write `report.html` for a run on `model`, `transcoder` and `pairs`.
 
+    `explained` adds what stages II and III found (`pie_jax.report.load_explained`).
+
     Raises `InputError` where these are not the run's, or the file cannot be written.
     """
-    page = render(result, model=model, transcoder=transcoder, pairs=pairs, title=title)
+    page = render(
+        result,
+        model=model,
+        transcoder=transcoder,
+        pairs=pairs,
+        title=title,
+        explained=explained,
+    )
     temporary = path.with_name(path.name + ".tmp")
     try:
         # Half a surrogate pair, which JSON allows, has no place in UTF-8.
@@ -62,6 +73,7 @@ def render(
     transcoder: Transcoder,
     pairs: Sequence[Pair],
     title: str,
+    explained: Explained | None = None,
 ) -> str:
     """Return the page as text."""
     _require_own(result, model, transcoder, pairs)
@@ -108,6 +120,8 @@ def render(
         shown=shown,
         kept=lists[shown],
         tokens=tokens,
+        explained=explained,
+        shades=SHADES,
         payload=payload(lists, tokens),
         circuit=_circuit(result, selection, tokens, model, pairs),
         record=facts.record_rows(result),

@@ -1,0 +1,225 @@
+"""Stage II on a results folder: examples of its features, then their explanations."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pie_jax.corpus import Corpus, FileCorpus
+from pie_jax.errors import InputError
+from pie_jax.evaluate.dry_run import DryChat
+from pie_jax.evaluate.groups import Chosen, feature_groups, union
+from pie_jax.evaluate.judges import make_judge
+from pie_jax.evaluate.natural import sample_windows, save_sample
+from pie_jax.interpret.collect import collect_shard
+from pie_jax.interpret.corpus_pass import Progress
+from pie_jax.interpret.examples import load_examples
+from pie_jax.interpret.explainers import ExplainInputs, ExplainOptions
+from pie_jax.interpret.options import ExampleOptions
+from pie_jax.interpret.promoted import load_promoted
+from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.interpret.run import interpret_async
+from pie_jax.llm import Estimate, LLMClient, LLMConfig, LLMStore
+from pie_jax.llm.roles import LLM, Roles
+from pie_jax.models.loader import LanguageModel, load_model, load_model_tokenizer
+from pie_jax.prune.folder import load_result
+from pie_jax.prune.results import PruneResult
+from pie_jax.stage_record import save_stage
+from pie_jax.transcoders.loader import load_transcoder
+from pie_jax.transcoders.stored import Transcoder
+
+LLM_STORE = "llm.sqlite"
+# Corpus windows kept aside, from which stage III draws what is normal: FADE's 1000, and as many
+# again for a second round of ratings.
+SAMPLE = 2000
+
+
+def examples_run(
+    folder: str | Path,
+    corpus: Corpus | Sequence[str | Path],
+    chosen: Chosen | None = None,
+    options: ExampleOptions | None = None,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    model: LanguageModel | str | None = None,
+    transcoder: Transcoder | str | None = None,
+    progress: Progress | None = None,
+) -> list[FeatureExamples] | None:
+    """Collect examples of a run's features into its folder; None while other shards are missing.
+
+    All groups are read in the one pass, and windows drawn from the whole corpus are kept beside
+    them. `model` and `transcoder` are the run's own by default; repeating the call resumes.
+    """
+    options = options or ExampleOptions()
+    options.check()
+    result = load_result(folder)
+    keys = union(feature_groups(result, chosen or Chosen()))
+    source = FileCorpus(corpus) if isinstance(corpus, Sequence) else corpus
+    language_model, clt = load_weights(result, model, transcoder)
+    found = collect_shard(
+        language_model, clt, keys, source, options, shard=shard, out=folder, progress=progress
+    )
+    if found is not None:
+        texts = sample_windows(
+            source,
+            language_model.tokenizer,
+            SAMPLE,
+            window=options.window,
+            seed=options.seed,
+            most=options.max_windows,
+        )
+        save_sample(folder, texts)
+    return found
+
+
+def interpret_run(
+    folder: str | Path,
+    chosen: Chosen | None = None,
+    roles: Roles | None = None,
+    *,
+    options: ExplainOptions | None = None,
+    progress: Progress | None = None,
+) -> list[Explanation]:
+    """Explain a run's features into explanations.jsonl of its folder; repeating resumes.
+
+    Baseline features without examples are left out. Raises `InputError` where kept ones have none,
+    `Stopped` where an LLM's server, key or budget ends it.
+    """
+    chosen, roles, started = chosen or Chosen(), roles or Roles(), time.monotonic()
+    result, examples = _examples(folder, chosen)
+    inputs = _inputs(folder, result, options)
+
+    async def explain(chat: Any, judge_chat: Any) -> list[Explanation]:
+        judge = make_judge(roles.judge, inputs.tokenizer, judge_chat)
+        full = ExplainInputs(inputs.tokenizer, chat, judge, inputs.promoted, inputs.options)
+        return await interpret_async(
+            examples, full, explainer=roles.explainer, out=folder, progress=progress
+        )
+
+    found, usage = with_chats(folder, roles.explainer_config, roles.judge_config, explain)
+    config = roles.explainer_config
+    record = {
+        "explainer": roles.explainer,
+        "explainer_model": config.model if config else None,
+        **asdict(chosen),
+        "seconds": round(time.monotonic() - started, 1),
+        "llm_calls": usage,
+    }
+    save_stage(folder, "interpret", record)
+    return found
+
+
+def estimate_interpretation(
+    folder: str | Path,
+    chosen: Chosen | None = None,
+    roles: Roles | None = None,
+    *,
+    options: ExplainOptions | None = None,
+) -> Estimate:
+    """Return the calls and tokens that `interpret_run` would take now; nothing is sent or written.
+
+    Calls to choose among several candidates are counted with it.
+    """
+    chosen, roles = chosen or Chosen(), roles or Roles()
+    result, examples = _examples(folder, chosen)
+    inputs = _inputs(folder, result, options)
+    if roles.explainer != LLM or roles.explainer_config is None:
+        return Estimate()
+    with dry_store(folder) as store:
+        chat = DryChat(roles.explainer_config, store)
+        judging = DryChat(roles.judge_config, store) if roles.judge_config else None
+        judge = make_judge(roles.judge, inputs.tokenizer, judging)
+        full = ExplainInputs(inputs.tokenizer, chat, judge, inputs.promoted, inputs.options)
+        asyncio.run(interpret_async(examples, full, explainer=roles.explainer))
+    return chat.total + judging.total if judging else chat.total
+
+
+def load_weights(
+    result: PruneResult,
+    model: LanguageModel | str | None = None,
+    transcoder: Transcoder | str | None = None,
+) -> tuple[LanguageModel, Transcoder]:
+    """Return a run's model and transcoder, or the ones given; encoders stay on disk."""
+    config = result.record["config"]
+    if not isinstance(model, LanguageModel):
+        model = load_model(model or config["model"], config["dtype"])
+    if not isinstance(transcoder, Transcoder):
+        # Only the rows of the features asked for are read.
+        transcoder = load_transcoder(transcoder or config["transcoder"], encoders_on_disk=True)
+    return model, transcoder
+
+
+def with_chats(
+    folder: str | Path, explainer: LLMConfig | None, judge: LLMConfig | None, task: Any
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Return what `await task(explainer's chat, judge's chat)` gives, and the folder's usage.
+
+    A role without a config has no chat; without any, no store is made.
+    """
+
+    async def run() -> tuple[Any, list[dict[str, Any]]]:
+        async with AsyncExitStack() as stack:
+            configs = {"explainer": explainer, "judge": judge}
+            chats: dict[str, LLMClient | None] = dict.fromkeys(configs)
+            if not any(configs.values()):
+                return await task(None, None), []
+            store = stack.enter_context(LLMStore(Path(folder) / LLM_STORE))
+            for name, config in configs.items():
+                if config is not None:
+                    client = LLMClient(config, store, name=name)
+                    chats[name] = await stack.enter_async_context(client)
+            found = await task(chats["explainer"], chats["judge"])
+            return found, [asdict(row) for row in store.ledger.summary()]
+
+    return asyncio.run(run())
+
+
+class dry_store:
+    """The folder's store if there is one, so that a dry run leaves nothing behind."""
+
+    def __init__(self, folder: str | Path):
+        path = Path(folder) / LLM_STORE
+        self._store = LLMStore(path) if path.exists() else None
+
+    def __enter__(self) -> LLMStore | None:
+        return self._store
+
+    def __exit__(self, *_: object) -> None:
+        if self._store is not None:
+            self._store.close()
+
+
+def examples_of(
+    folder: str | Path, groups: dict[str, list[FeatureKey]]
+) -> dict[FeatureKey, FeatureExamples]:
+    """Return the examples of the groups' features; kept features must have some."""
+    kept, *_ = groups.values()
+    found = {one.key: one for one in load_examples(folder)}
+    missing = [key for key in kept if key not in found]
+    if missing:
+        raise InputError(
+            f"{folder}: holds no examples of feature {missing[0].feature} in layer "
+            f"{missing[0].layer}; run `pie-jax examples` with the same --method and --budget."
+        )
+    return {key: found[key] for key in union(groups) if key in found}
+
+
+def _examples(folder: str | Path, chosen: Chosen) -> tuple[PruneResult, list[FeatureExamples]]:
+    result = load_result(folder)
+    return result, list(examples_of(folder, feature_groups(result, chosen)).values())
+
+
+def _inputs(
+    folder: str | Path, result: PruneResult, options: ExplainOptions | None
+) -> ExplainInputs:
+    tokenizer = load_model_tokenizer(result.record["config"]["model"])
+    promoted = {
+        key: [token.text for token in entries[0].promoted]
+        for key, entries in load_promoted(folder).items()
+    }
+    return ExplainInputs(tokenizer, promoted=promoted, options=options or ExplainOptions())
