@@ -72,7 +72,7 @@ def sweep(
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     """Bisect tau for every budget of every prompt at once; the nearest set from below is kept.
 
-    Where no tau leaves exactly K, the removed ones whose test raised KL most fill up.
+    Where no tau leaves exactly K, those whose test raised KL most fill up, or are all that stays.
     """
     options, counts = inputs.options.acdc, inputs.occurrences.count
     visits = _visiting_order(inputs, options.block)
@@ -80,15 +80,17 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     high = np.full_like(low, np.log(_HIGH))
     size = inputs.occurrences.layer.shape[1]
     best = np.full((*low.shape, size), -np.inf, np.float32)
-    most = np.full(low.shape, -1)
+    nearest = np.full(low.shape, 2 * size)
     wanted = np.array(budgets)
     for _ in range(options.bisections):
         tau = np.exp((low + high) / 2)
         rise = _rises(inputs, visits, tau, size)
         kept = (rise >= tau[..., None]).sum(-1)
         fits = kept <= wanted
-        better = fits & (kept > most)
-        best[better], most[better] = rise[better], kept[better]
+        # The largest set within the budget; where every tau leaves more, the smallest of those.
+        distance = np.where(fits, wanted - kept, size + kept - wanted)
+        better = distance < nearest
+        best[better], nearest[better] = rise[better], distance[better]
         high = np.where(fits, (low + high) / 2, high)
         low = np.where(fits, low, (low + high) / 2)
     return [_fill(best[:, j], counts, budget) for j, budget in enumerate(budgets)]
