@@ -263,3 +263,26 @@ def test_urls():
     loopback = ["http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:1/v1"]
     assert all(LLMConfig(url, "m").is_loopback for url in loopback)
     assert not LLMConfig("https://api.example.org/v1", "m").is_loopback
+
+
+def _events(*chunks: object, end: bytes = b"data: [DONE]\n\n") -> bytes:
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + end
+
+
+def _delta(finish: str | None = None, **delta: str) -> dict:
+    return {"model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+def test_a_stream_that_nobody_asked_for_is_read_if_it_is_whole():
+    chunks = [_delta(role="assistant"), _delta(content='{"a"'), _delta(content=": 1}")]
+    usage = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+    found = classify(200, {}, _events(*chunks, _delta("stop"), usage), 0.0)
+    assert found == Completion('{"a": 1}', "stop", 7, 3, "m")
+    # Cut before the finish reason, or within a chunk.
+    for body in (_events(*chunks), _events(*chunks, end=b'data: {"cho')):
+        broken = classify(200, {}, body, 0.0)
+        assert isinstance(broken, Failure)
+        assert broken.error is BadReply
+    failed = classify(200, {}, _events(*chunks, {"error": {"message": "overloaded"}}), 0.0)
+    assert isinstance(failed, Failure)
+    assert failed.error is ServerFailed

@@ -26,6 +26,8 @@ def interpret(
     tpm: stage.Tpm = None,
     max_calls: stage.MaxCalls = None,
     max_cost: stage.MaxCost = None,
+    max_output_tokens: stage.MaxOutputTokens = 2048,
+    timeout: stage.Timeout = 120.0,
     prices: stage.PricesOption = None,
     judge_prices: stage.JudgePrices = None,
     method: stage.Method = None,
@@ -69,6 +71,8 @@ def interpret(
         tpm=tpm,
         max_calls=max_calls,
         max_cost=max_cost,
+        max_output_tokens=max_output_tokens,
+        timeout=timeout,
     )
     chosen = Chosen(method, budget, features, baselines, seed)
     options = ExplainOptions(candidates=candidates, contrast=contrast)

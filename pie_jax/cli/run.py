@@ -47,6 +47,8 @@ def run(
     tpm: stage.Tpm = None,
     max_calls: stage.MaxCalls = None,
     max_cost: stage.MaxCost = None,
+    max_output_tokens: stage.MaxOutputTokens = 2048,
+    timeout: stage.Timeout = 120.0,
     prices: stage.PricesOption = None,
     judge_prices: stage.JudgePrices = None,
     scorers: stage.Scorers = stage.SCORERS,
@@ -100,6 +102,8 @@ def run(
         tpm=tpm,
         max_calls=max_calls,
         max_cost=max_cost,
+        max_output_tokens=max_output_tokens,
+        timeout=timeout,
     )
     names = opt.names(scorers)
     get_preset(preset)

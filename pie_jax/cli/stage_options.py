@@ -54,6 +54,10 @@ MaxCalls = Annotated[
 MaxCost = Annotated[
     float | None, typer.Option(help="Money that this results folder may take; needs --prices.")
 ]
+MaxOutputTokens = Annotated[
+    int, typer.Option(help="Tokens that a reply may have, reasoning included.")
+]
+Timeout = Annotated[float, typer.Option(help="Seconds that a reply may take.")]
 PricesOption = Annotated[
     str | None,
     typer.Option("--prices", help="PROMPT,COMPLETION: money a million tokens, such as 0.15,0.6."),

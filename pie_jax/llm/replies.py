@@ -19,6 +19,7 @@ from pie_jax.llm.errors import (
     RequestRefused,
     ServerFailed,
 )
+from pie_jax.llm.event_stream import join_events
 from pie_jax.llm.request import clean
 from pie_jax.llm.retry import read_retry_after
 
@@ -70,6 +71,8 @@ def classify(
 
 
 def _parse(body: bytes) -> Any:
+    if body.lstrip()[:5] == b"data:":
+        return join_events(body)
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
