@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pie_jax.interpret.explainers.base import Explainer, ExplainInputs
 from pie_jax.interpret.patterns import learn_patterns, write
 from pie_jax.interpret.patterns.measure import Fit, measure
+from pie_jax.interpret.patterns.sentence import strings
+from pie_jax.interpret.patterns.strength import strongest_contexts
 from pie_jax.interpret.records import Explanation, FeatureExamples, Window
 from pie_jax.interpret.texts import TokenText, window_text
 
@@ -23,14 +25,19 @@ async def explain(examples: FeatureExamples, inputs: ExplainInputs) -> Explanati
     if not patterns:
         return Explanation(examples.key, None, EXPLAINER.name, status="no-examples")
     held_out = [*examples.scoring(), *examples.inactive_for(examples.for_scoring)]
-    text = write(patterns, _note(measure(patterns, read(held_out))))
+    stronger = strongest_contexts(read(active))
+    text = write(patterns, _note(measure(patterns, read(held_out)), stronger))
     ids = tuple(window.index for window in (*active, *silent))
     return Explanation(examples.key, text, EXPLAINER.name, cost=0.0, example_ids=ids)
 
 
-def _note(fit: Fit) -> str:
+def _note(fit: Fit, stronger: Sequence[str]) -> str:
+    """Return what stands in brackets: it is for the reader, no judge applies it."""
+    where = f"strongest with {strings(stronger)} somewhere before; " if stronger else ""
     numbers = ["undefined" if value is None else f"{value:.2f}" for value in fit]
-    return f"patterns, no LLM; on held-out windows precision {numbers[0]}, recall {numbers[1]}"
+    return (
+        f"{where}patterns, no LLM; on held-out windows precision {numbers[0]}, recall {numbers[1]}"
+    )
 
 
 EXPLAINER = Explainer(

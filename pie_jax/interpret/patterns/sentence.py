@@ -55,7 +55,7 @@ def _pattern(pattern: Pattern) -> str:
     if pattern.next:
         parts.append(f"right before {_set(pattern.next)}")
     if pattern.earlier:
-        parts.append(f"with {_strings(pattern.earlier)} somewhere before")
+        parts.append(f"with {strings(pattern.earlier)} somewhere before")
     if pattern.previous_seen:
         parts.append("right after a token seen before")
     if pattern.seen is not None:
@@ -66,10 +66,11 @@ def _pattern(pattern: Pattern) -> str:
 
 
 def _set(tokens: TokenSet) -> str:
-    return tokens.kind or _strings(tokens.listed)
+    return tokens.kind or strings(tokens.listed)
 
 
-def _strings(tokens: Sequence[str]) -> str:
+def strings(tokens: Sequence[str]) -> str:
+    """Return tokens as JSON strings with "or" between them."""
     return _OR.join(json.dumps(token, ensure_ascii=False) for token in tokens)
 
 
