@@ -105,33 +105,42 @@ def test_a_block_is_not_the_sequence(case: Case):
 
 
 def slow_select(
-    slow: SlowPrompt, budget: int, low: float, bisections: int
+    slow: SlowPrompt, budget: int, low: float, high: float, bisections: int
 ) -> tuple[set[int], dict[int, float]]:
-    """Bisect tau between `low` and 100 on a log scale; return the kept set and its rises."""
-    below, above = math.log(low), math.log(100)
-    best, most = dict.fromkeys(range(slow.count), -np.inf), -1
+    """Bisect tau on a log scale; return the kept set and the rises that decided it.
+
+    The largest set within the budget is filled up, or else the smallest one is cut.
+    """
+    sweeps: list[tuple[int, dict[int, float]]] = []
     for _ in range(bisections):
-        tau = math.exp((below + above) / 2)
+        tau = math.sqrt(low * high)
         rises = slow_sweep(slow, tau)
-        assert gap(rises, tau) > TOLERANCE, "choose another `low`: rounding decides here"
+        assert gap(rises, tau) > TOLERANCE, "choose other bounds: rounding decides here"
         kept = sum(rise >= tau for rise in rises.values())
-        if kept <= budget:
-            if kept > most:
-                best, most = rises, kept
-            above = math.log(tau)
-        else:
-            below = math.log(tau)
+        sweeps.append((kept, rises))
+        low, high = (low, tau) if kept <= budget else (tau, high)
+    # Of equals the first, as `max` and `min` have it.
+    within = [sweep for sweep in sweeps if sweep[0] <= budget]
+    if within:
+        _, best = max(within, key=lambda sweep: sweep[0])
+    else:
+        _, best = min(sweeps, key=lambda sweep: sweep[0])
     order = sorted(best, key=lambda n: -best[n])
     return set(order[:budget]), best
 
 
-@pytest.mark.parametrize("low", [1e-3, 3e-3])
+@pytest.mark.parametrize(
+    ("low", "high", "bisections"), [(1e-3, 100.0, 7), (3e-3, 100.0, 7), (1e-3, 0.02, 4)]
+)
 def test_selection_bisects_to_the_budget_and_fills_it(
-    case: Case, monkeypatch: pytest.MonkeyPatch, low: float
+    case: Case, monkeypatch: pytest.MonkeyPatch, low: float, high: float, bisections: int
 ):
-    """With taus above the noise of float32, so that both sides take the same decisions."""
+    """With taus above the noise of float32, so that both sides take the same decisions; in the
+    last case every tau leaves too many for the small budgets."""
     monkeypatch.setattr(acdc, "_LOW", low)
-    case.inputs.options = replace(case.inputs.options, acdc=AcdcOptions(block=1, bisections=7))
+    monkeypatch.setattr(acdc, "_HIGH", high)
+    acdc_options = AcdcOptions(block=1, bisections=bisections)
+    case.inputs.options = replace(case.inputs.options, acdc=acdc_options)
     budgets = (1, 2, 3, 4, 5, 12)
     found = run_method(METHODS["acdc"], case.inputs, budgets)
     tied = 0
@@ -140,7 +149,7 @@ def test_selection_bisects_to_the_budget_and_fills_it(
         for prompt in PROMPTS:
             ours = selection.kept[prompt].tolist()
             assert len(set(ours)) == budget
-            theirs, rises = slow_select(case.slow[prompt], budget, low, 7)
+            theirs, rises = slow_select(case.slow[prompt], budget, low, high, bisections)
             # What fills up may be as good as nothing, and then swap with its like.
             swapped = [rises[n] for n in set(ours) ^ theirs]
             assert not swapped or max(swapped) - min(swapped) < TOLERANCE

@@ -29,7 +29,7 @@ from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.loader import LanguageModel, save_model
 from pie_jax.prune import occurrences, passes
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods import METHODS, acdc
+from pie_jax.prune.methods import METHODS, acdc, staged
 from pie_jax.prune.metrics import METRICS, Prompt
 from pie_jax.prune.options import AcdcOptions, PruneOptions, SynergyOptions
 from pie_jax.prune.passes import kl_divergence, transcoder_inputs
@@ -248,6 +248,7 @@ JITTED = {
     "end_points": passes.end_points,
     "_union": occurrences._union,
     "sweep": acdc.sweep,
+    "gains": staged.gains,
 }
 
 
