@@ -185,6 +185,13 @@ def test_without_a_corpus_the_features_own_windows_are_rated():
     assert score("responsiveness", natural=0).value is not None
 
 
+@pytest.mark.parametrize("name", ["responsiveness", "purity"])
+def test_without_any_text_there_is_nothing_to_rate(name):
+    none = replace(make_examples(KEY), for_scoring=frozenset())
+    found = score(name, natural=0, examples=none)
+    assert (found.value, found.status) == (None, "no-text-to-rate")
+
+
 # Detection and fuzzing
 
 
