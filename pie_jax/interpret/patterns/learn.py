@@ -20,7 +20,9 @@ _EARLIER = 6
 _SURE = (0.4, 0.8)
 _MOST = 0.95
 _STARTS = (1, 2, 4)
-# What a pattern, a condition and a listed token must add to F1 to be worth their words.
+# The square of beta in F-beta: how much missed activation counts beside false matches.
+_BETA_SQUARED = 0.25
+# What a pattern, a condition and a listed token must add to F0.5 to be worth their words.
 _PER_PATTERN, _PER_CONDITION, _PER_TOKEN = 0.02, 0.01, 0.003
 
 
@@ -34,8 +36,9 @@ class _Rule:
 def learn_patterns(texts: Sequence[TokenText], most: int = MOST_PATTERNS) -> tuple[Pattern, ...]:
     """Return at most `most` patterns for where a feature fires in windows; none if nowhere.
 
-    Best is F1 of activation: recall is the share of activation on matched tokens, precision
-    weighs each matched token by its activation against those where the feature is silent.
+    Best is F0.5 of activation: recall is the share of activation on matched tokens, precision
+    weighs each matched token by its activation against those where the feature is silent, and
+    counts double: what a sentence says should be true before it is complete.
     """
     positions = tabulate(texts) if any(text.tokens for text in texts) else None
     if positions is None or not positions.gain.any():
@@ -46,7 +49,7 @@ def learn_patterns(texts: Sequence[TokenText], most: int = MOST_PATTERNS) -> tup
     chosen: list[Pattern] = []
     while len(chosen) < most:
         best = _best_rule(positions, covered)
-        if best.worth <= _f1(positions, covered) + _PER_PATTERN * bool(chosen):
+        if best.worth <= _quality(positions, covered) + _PER_PATTERN * bool(chosen):
             break
         chosen.append(best.pattern)
         covered |= best.matches
@@ -80,13 +83,18 @@ def _worth(
     sets = [getattr(pattern, name) for name in FIELDS]
     listed = len(pattern.earlier) + sum(len(s.listed) for s in sets if s)
     cost = _PER_CONDITION * pattern.conditions + _PER_TOKEN * listed
-    return _f1(positions, covered | matches) - cost
+    return _quality(positions, covered | matches) - cost
 
 
-def _f1(positions: Positions, matches: np.ndarray) -> float:
+def _quality(positions: Positions, matches: np.ndarray) -> float:
     gain = positions.gain[matches].sum()
     wrong = positions.silent[matches].sum()
-    return float(2 * gain / (gain + wrong + positions.gain.sum()))
+    return float(_f_beta(gain, wrong, positions.gain.sum()))
+
+
+def _f_beta(gain: np.ndarray, wrong: np.ndarray, total: float) -> np.ndarray:
+    """Return F-beta from matched activation, matched silent tokens and all activation."""
+    return (1 + _BETA_SQUARED) * gain / (gain + wrong + _BETA_SQUARED * total)
 
 
 def _refinements(
@@ -150,8 +158,8 @@ def _best_part(
         return ranked
     gain = positions.gain[covered].sum() + np.cumsum(tally.gain[ranked])
     wrong = positions.silent[covered].sum() + np.cumsum(tally.wrong[ranked])
-    f1 = 2 * gain / (gain + wrong + positions.gain.sum())
-    return ranked[: 1 + int(np.argmax(f1 - _PER_TOKEN * np.arange(len(ranked))))]
+    quality = _f_beta(gain, wrong, positions.gain.sum())
+    return ranked[: 1 + int(np.argmax(quality - _PER_TOKEN * np.arange(len(ranked))))]
 
 
 def _listed(positions: Positions, values: np.ndarray) -> tuple[TokenSet, np.ndarray]:
