@@ -53,7 +53,7 @@ def _record(feature: int) -> dict[str, Any]:
 
 
 def _packed(value: Any) -> bytes:
-    data = gzip.compress(json.dumps(value).encode())
+    data = gzip.compress(json.dumps(value).encode(), mtime=0)
     return struct.pack("<I", len(data)) + data
 
 
@@ -72,7 +72,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "1": {"filename": "layer_1.bin", "offsets": offsets},
         "7": {"filename": "layer_7.bin", "offsets": [0, 0, 9]},
     }
-    (root / "features" / "index.json.gz").write_bytes(gzip.compress(json.dumps(index).encode()))
+    (root / "features" / "index.json.gz").write_bytes(
+        gzip.compress(json.dumps(index).encode(), mtime=0)
+    )
     return root
 
 
@@ -241,11 +243,12 @@ def test_refusals_stop_at_once(server: _Server, tmp_path: Path) -> None:
     "index",
     [
         b"not gzip",
-        gzip.compress(b"[1]"),
-        gzip.compress(b'{"1": {"filename": "../../secret", "offsets": [0, 9]}}'),
-        gzip.compress(b'{"1": {"filename": "a", "offsets": ["0", 9]}}'),
-        gzip.compress(b'{"1": {"offsets": []}}'),
+        gzip.compress(b"[1]", mtime=0),
+        gzip.compress(b'{"1": {"filename": "../../secret", "offsets": [0, 9]}}', mtime=0),
+        gzip.compress(b'{"1": {"filename": "a", "offsets": ["0", 9]}}', mtime=0),
+        gzip.compress(b'{"1": {"offsets": []}}', mtime=0),
     ],
+    ids=["not gzip", "a list", "outside", "text offset", "no filename"],
 )
 def test_a_broken_index_is_named(tmp_path: Path, index: bytes) -> None:
     (tmp_path / "features").mkdir()
