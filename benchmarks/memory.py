@@ -97,7 +97,7 @@ def _measure(folder: Path, shape: Shape, prompts: int, batch_size: int) -> dict[
     with PeakAnonymous() as peak:
         for batch in batches(encoded, batch_size):
             inputs = pruner.prepare(batch)
-            rows = max(rows, inputs.decoder.table.nbytes)
+            rows = max(rows, inputs.problem.table.nbytes)
             occurrences = max(occurrences, inputs.occurrences.layer.size)
             del inputs
             pruner.run(batch)

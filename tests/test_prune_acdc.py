@@ -38,10 +38,8 @@ class Case:
         for prompt in PROMPTS:
             count = self.slow[prompt].count
             visits[prompt, :count] = np.arange(count)[::-1]
-        i = self.inputs
         blocks = jnp.asarray(visits.reshape(len(PROMPTS), -1, block))
-        where = (i.decoder.table, i.decoder.writes, i.delta, blocks)
-        found = np.asarray(sweep(i.model, i.prompts, *where, jnp.asarray(taus, jnp.float32)))
+        found = np.asarray(sweep(self.inputs.problem, blocks, jnp.asarray(taus, jnp.float32)))
         out = np.full((len(PROMPTS), taus.shape[1], self.size), np.nan)
         for prompt in PROMPTS:
             real = visits[prompt] >= 0

@@ -79,7 +79,10 @@ def check(batch: PairBatch, size: int) -> None:
         source = PAIRS[int(batch.rows[row])]
         length = len(source.clean)
         assert batch.length[row] == length <= batch.clean.shape[1]
-        for padded, ids in ((batch.clean, source.clean), (batch.corrupted, source.corrupted[0])):
+        for padded, ids in (
+            (batch.clean, source.clean),
+            (batch.corrupted[:, 0], source.corrupted[0]),
+        ):
             np.testing.assert_array_equal(padded[row, :length], ids)
             assert not padded[row, length:].any()
         assert batch.target[row] == source.target_id

@@ -229,6 +229,6 @@ def test_nothing_left(tiny: Tiny):
     refuses_pairs(lambda: tiny.prune([]), "no pairs")
 
 
-def test_several_corrupted_versions_are_refused(tiny: Tiny):
+def test_every_pair_has_as_many_corrupted_versions(tiny: Tiny):
     pair = replace(PAIRS[0], corrupted=(PAIRS[0].corrupted[0], PAIRS[0].corrupted[0]))
     refuses(lambda: tiny.prune([PAIRS[1], pair]), "row 1", "2 corrupted")

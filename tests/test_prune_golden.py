@@ -22,9 +22,9 @@ import pie_jax
 from pie_jax.prune.batches import batches
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import factp, fap_synergy
-from pie_jax.prune.occurrences import DecoderTable
 from pie_jax.prune.options import PruneOptions, SynergyOptions
 from pie_jax.prune.passes import attribute
+from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
 from pie_jax.prune.step import Pruner
 from pie_jax.tasks import encode_pairs
@@ -100,11 +100,12 @@ class Family:
         arrays = {name: x[order] for name, x in vars(batch).items() if name != "real"}
         batch = replace(batch, **arrays)
         inputs = Pruner(self.reference.model, self.reference.transcoder, options).prepare(batch)
-        known = np.zeros(inputs.delta.shape, bool)
+        known = np.zeros(inputs.problem.delta.shape, bool)
         for prompt in PROMPTS:
             index = self.index(inputs, corruption, prompt)
-            known[prompt, index[index != NOBODY]] = True
-        inputs.delta = jnp.where(known, inputs.delta, 0.0)
+            known[prompt, 0, index[index != NOBODY]] = True
+        changed = jnp.where(known, inputs.problem.delta, 0.0)
+        inputs.problem = inputs.problem._replace(delta=changed)
         return inputs
 
     def occurrences(self, corruption: str, prompt: int) -> np.ndarray:
@@ -327,15 +328,13 @@ def test_products_with_the_reference_gradients(
     """Our product of the reference's own gradients is its score; the activations are ours, and
     where their change is a small difference it keeps fewer digits."""
     inputs = family.inputs(corruption, metric)
-    config, length = inputs.model.config, inputs.prompts.tokens.shape[1]
+    config, length = inputs.problem.model.config, inputs.problem.sizes[1]
     gradient = np.zeros((len(PROMPTS), config.num_layers, length, config.d_model), np.float32)
     for prompt in PROMPTS:
         kind = "grad" if method == "fap" else method
         theirs = family.reference[f"{prompt}/{kind}/{metric}"]
         gradient[prompt, :, : theirs.shape[1]] = theirs
-    scores = np.asarray(
-        attribute(inputs.decoder.table, inputs.decoder.writes, inputs.delta, jnp.asarray(gradient))
-    )
+    scores = np.asarray(attribute(inputs.problem, jnp.asarray(gradient)))
     for prompt in PROMPTS:
         theirs = family.reference[f"{prompt}/{corruption}/{metric}/{method}"]
         index = family.index(inputs, corruption, prompt)
@@ -383,11 +382,9 @@ def test_factp(family: Family):
         return jax.tree.map(lambda x: x[:2], tree)
 
     found = type(whole.occurrences)(**first(vars(whole.occurrences)))
-    decoder = DecoderTable(whole.decoder.table, first(whole.decoder.writes))
-    inputs = PruneInputs(
-        whole.model, first(whole.prompts), found, decoder, whole.rows[:2], whole.options
-    )
-    inputs.delta = whole.delta[:2]
+    model, prompt, table, writes, delta = whole.problem
+    problem = Problem(model, first(prompt), table, first(writes), first(delta))
+    inputs = PruneInputs(problem, found, whole.rows[:2], whole.options)
     effects = factp.scores(inputs)
     for prompt in range(2):
         theirs = family.reference[f"{prompt}/corrupted_prompt/logit_diff/factp"]

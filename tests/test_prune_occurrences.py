@@ -57,7 +57,7 @@ def slow_union(clean: np.ndarray, corrupted: np.ndarray, length: int) -> dict:
 
 def as_dict(found: Occurrences, prompt: int) -> dict:
     count = found.count[prompt]
-    columns = (found.layer, found.position, found.feature, found.clean, found.corrupted)
+    columns = (found.layer, found.position, found.feature, found.clean, found.corrupted[:, 0])
     rows = zip(*(column[prompt, :count].tolist() for column in columns), strict=True)
     return {row[:3]: row[3:] for row in rows}
 
@@ -69,10 +69,16 @@ def check(found: Occurrences, clean: np.ndarray, corrupted: np.ndarray, lengths:
         assert as_dict(found, prompt) == slow_union(clean[prompt], corrupted[prompt], length)
         order = place(found.layer[prompt], found.position[prompt], found.feature[prompt])
         assert (np.diff(order[:count]) > 0).all()
-        for column in (found.layer, found.position, found.feature, found.clean, found.corrupted):
+        for column in (
+            found.layer,
+            found.position,
+            found.feature,
+            found.clean,
+            found.corrupted[:, 0],
+        ):
             assert not column[prompt, count:].any()
         np.testing.assert_array_equal(found.valid[prompt], np.arange(order.size) < count)
-    np.testing.assert_array_equal(found.delta, found.clean - found.corrupted)
+    np.testing.assert_array_equal(found.delta, found.clean[:, None] - found.corrupted)
 
 
 streams = arrays(np.float32, STREAMS, elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0]))
@@ -83,7 +89,9 @@ lengths_ = st.tuples(*[st.integers(1, LENGTH)] * BATCH)
 def test_is_the_union_of_both_runs(clean: Any, corrupted: Any, lengths: Any, jump: bool):
     """Without BOS and without what stands in padding; shapes are fixed, nothing recompiles."""
     finder = OccurrenceFinder(MIRRORS[jump])
-    found = finder.find(jnp.asarray(clean), jnp.asarray(corrupted), np.array(lengths, np.int32))
+    found = finder.find(
+        jnp.asarray(clean), jnp.asarray(corrupted)[:, None], np.array(lengths, np.int32)
+    )
     check(found, STEP[jump](clean), STEP[jump](corrupted), lengths)
 
 
@@ -108,7 +116,7 @@ def test_an_overflow_drops_nothing(monkeypatch: pytest.MonkeyPatch, least: int):
     finder = OccurrenceFinder(MIRRORS[False])
     lengths = np.array([LENGTH, 4], np.int32)
     for _ in range(2):  # with the lists that overflowed, and with the grown ones
-        found = finder.find(jnp.asarray(clean), jnp.asarray(corrupted), lengths)
+        found = finder.find(jnp.asarray(clean), jnp.asarray(corrupted)[:, None], lengths)
         check(found, STEP[False](clean), STEP[False](corrupted), lengths)
     assert found.count.max() > 5
 
@@ -137,7 +145,7 @@ def test_activations_are_the_encoders(tmp_path: Path):
         return np.stack(out, axis=1)
 
     lengths = np.array([LENGTH, 4], np.int32)
-    found = OccurrenceFinder(transcoder).find(jnp.asarray(x), jnp.asarray(y), lengths)
+    found = OccurrenceFinder(transcoder).find(jnp.asarray(x), jnp.asarray(y)[:, None], lengths)
     clean, corrupted = encode(x), encode(y)
     for prompt, length in enumerate(lengths):
         theirs = slow_union(clean[prompt], corrupted[prompt], int(length))

@@ -143,7 +143,7 @@ def test_fap_reads_the_gradient_of_its_own_layer(case: Case, prompt: int):
 
 def test_exact_effects_and_circuits_write_to_their_own_layer(case: Case):
     inputs = prepare(case.model, case.transcoder, PAIRS, OPTIONS)
-    assert bool((inputs.decoder.writes.first == inputs.decoder.writes.last).all())
+    assert bool((inputs.problem.writes.first == inputs.problem.writes.last).all())
     for prompt in range(2):
         slow = SlowPrompt(inputs, case.transcoder, prompt)
         scores = rows_where(case.tables["scores"], prompt=prompt)

@@ -70,7 +70,9 @@ def behaviour(case: Case, kept: np.ndarray) -> tuple[passes.Behaviour, np.ndarra
 
 def test_everything_kept_is_the_clean_model(case: Case):
     """And the complement of everything is the null: nothing kept."""
-    kept = np.where(case.inputs.occurrences.valid, np.arange(case.inputs.delta.shape[1]), -1)
+    kept = np.where(
+        case.inputs.occurrences.valid, np.arange(case.inputs.occurrences.layer.shape[1]), -1
+    )
     circuit, complement = behaviour(case, kept[:, None])
     clean, null = case.inputs.ends
     np.testing.assert_allclose(circuit.kl_last[:, 0], 0, atol=1e-6)
@@ -198,7 +200,7 @@ def test_gradient_rules_differ_and_padding_scores_nothing(case: Case):
 
 def test_metrics_read_the_last_real_position(case: Case):
     """Against the logits of the same prompt without padding."""
-    model, prompts = case.inputs.model, case.inputs.prompts
+    model, prompts = case.inputs.problem.model, case.inputs.problem.prompt
     for row in PROMPTS:
         length = LENGTHS[row]
         prompt = Prompt(*(array[row] for array in prompts))
@@ -214,7 +216,7 @@ def test_metrics_read_the_last_real_position(case: Case):
 
 @pytest.mark.parametrize("site", ["resid_mid", "mlp_in"])
 def test_transcoder_inputs(case: Case, site: str):
-    model, tokens = case.inputs.model, case.inputs.prompts.tokens
+    model, tokens = case.inputs.problem.model, case.inputs.problem.prompt.tokens
     ours = np.asarray(transcoder_inputs(model, tokens, site))
     for row in PROMPTS:
         theirs = np.asarray(model.streams(tokens[row]).resid_mid)

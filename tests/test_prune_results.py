@@ -44,7 +44,7 @@ TYPES = {
         **KEYS,
         "kl_last": FLOAT,
         "kl_mean": FLOAT,
-        "top1_changed": pa.bool_(),
+        "top1_changed": FLOAT,
         "metric_clean": FLOAT,
         "metric_circuit": FLOAT,
         "metric_null": FLOAT,

@@ -42,34 +42,24 @@ def test_gain_is_the_slope_of_minus_kl_at_the_circuit(tmp_path):
         model, tiny_transcoder(model, bias=0.0), tiny_pairs([12, 10], seed=4), PruneOptions()
     )
     kept = np.array([[0, 3, 5], [1, 2, 7]], np.int32)
-    gain = np.asarray(
-        gains(
-            inputs.model,
-            inputs.prompts,
-            inputs.decoder.table,
-            inputs.decoder.writes,
-            inputs.delta,
-            inputs.total,
-            jnp.asarray(kept),
-            FULL,
-        )
-    )
-    layers, length = inputs.total.shape[1:3]
+    gain = np.asarray(gains(inputs.problem, inputs.total, jnp.asarray(kept), FULL))
+    layers, length = inputs.problem.sizes
+    delta = np.asarray(inputs.problem.delta)[:, 0]
     step = 1e-2
     for b in range(2):
-        prompt = jax.tree.map(lambda x: x[b], inputs.prompts)  # noqa: B023
-        writes = Writes(*(array[b] for array in inputs.decoder.writes))
+        prompt = jax.tree.map(lambda x: x[b], inputs.problem.prompt)  # noqa: B023
+        writes = Writes(*(array[b] for array in inputs.problem.writes))
         clean = last_logits(model.transformer, model.transformer.streams(prompt.tokens)[0], prompt)
 
         def kl(weights, b=b, prompt=prompt, writes=writes, clean=clean):
-            delta = write(inputs.decoder.table, writes, jnp.asarray(weights), layers, length)
-            return float(kl_at_last(model.transformer, prompt, clean, delta - inputs.total[b]))
+            change = write(inputs.problem.table, writes, jnp.asarray(weights), layers, length)
+            return float(kl_at_last(model.transformer, prompt, clean, change - inputs.total[b, 0]))
 
-        here = np.zeros(inputs.delta.shape[1], np.float32)
-        here[kept[b]] = np.asarray(inputs.delta)[b, kept[b]]
+        here = np.zeros(delta.shape[1], np.float32)
+        here[kept[b]] = delta[b, kept[b]]
         for index in range(8, 14):
             change = np.zeros_like(here)
-            change[index] = step * float(inputs.delta[b, index])
+            change[index] = step * float(delta[b, index])
             slope = -(kl(here + change) - kl(here - change)) / (2 * step)
             # float32 KLs of a few nats, divided by a step of 1e-2.
             assert gain[b, index] == pytest.approx(slope, rel=0.02, abs=2e-3)

@@ -16,9 +16,10 @@ _LEAST_LENGTH = 16
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs of prompts, padded on the right to one length [B, T]; only `real` rows count.
+    """B pairs of prompts, padded on the right to one length; only `real` rows count.
 
-    `rows` [B] the pairs' places in the input; `target`, `distractor` [B] ids, 0 where not needed.
+    `clean` [B, T]; `corrupted` [B, M, T], M corrupted versions of each; `rows` [B] the pairs' places
+    in the input; `target`, `distractor` [B] ids, 0 where not needed.
     """
 
     clean: np.ndarray
@@ -61,15 +62,16 @@ def _parts(pairs: list[EncodedPair], size: int) -> Iterator[list[EncodedPair]]:
 def _batch(pairs: list[EncodedPair], size: int, length: int) -> PairBatch:
     full = pairs + [pairs[-1]] * (size - len(pairs))
 
-    def padded(rows: list[tuple[int, ...]]) -> np.ndarray:
+    def padded(rows: Sequence[tuple[int, ...]]) -> np.ndarray:
         out = np.zeros((size, length), np.int32)
         for row, ids in zip(out, rows, strict=True):
             row[: len(ids)] = ids
         return out
 
+    versions = zip(*(pair.corrupted for pair in full), strict=True)
     return PairBatch(
         clean=padded([pair.clean for pair in full]),
-        corrupted=padded([pair.corrupted[0] for pair in full]),
+        corrupted=np.stack([padded(version) for version in versions], axis=1),
         length=np.array([len(pair.clean) for pair in full], np.int32),
         target=np.array([pair.target_id or 0 for pair in full], np.int32),
         distractor=np.array([pair.distractor_id or 0 for pair in full], np.int32),

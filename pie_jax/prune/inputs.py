@@ -10,9 +10,8 @@ import numpy as np
 
 from pie_jax.buckets import multiple
 from pie_jax.models.gradient_rules import GRADIENT_RULES
-from pie_jax.models.transformer import Transformer
-from pie_jax.prune.metrics import METRICS, Metric, Prompt
-from pie_jax.prune.occurrences import DecoderTable, Occurrences
+from pie_jax.prune.metrics import METRICS, Metric
+from pie_jax.prune.occurrences import Occurrences
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.passes import (
     Behaviour,
@@ -23,6 +22,7 @@ from pie_jax.prune.passes import (
     removal_metrics,
     total_writes,
 )
+from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
 
 
@@ -34,17 +34,10 @@ class PruneInputs:
     """
 
     def __init__(
-        self,
-        model: Transformer,
-        prompts: Prompt,
-        occurrences: Occurrences,
-        decoder: DecoderTable,
-        rows: np.ndarray,
-        options: PruneOptions,
+        self, problem: Problem, occurrences: Occurrences, rows: np.ndarray, options: PruneOptions
     ):
-        self.model, self.prompts, self.occurrences = model, prompts, occurrences
-        self.decoder, self.rows, self.options = decoder, rows, options
-        self.delta = jnp.asarray(occurrences.delta)
+        self.problem, self.occurrences = problem, occurrences
+        self.rows, self.options = rows, options
         self._scores: dict[str, np.ndarray] = {}
 
     @property
@@ -55,11 +48,8 @@ class PruneInputs:
     def attribution(self, rule: str) -> np.ndarray:
         """Return gradient x write x change under a gradient rule, [B, N]; padding is 0."""
         if rule not in self._scores:
-            _, gradient = metric_gradients(
-                self.model, self.prompts, self.metric, GRADIENT_RULES[rule]
-            )
-            scores = attribute(self.decoder.table, self.decoder.writes, self.delta, gradient)
-            self._scores[rule] = np.asarray(scores)
+            _, gradient = metric_gradients(self.problem, self.metric, GRADIENT_RULES[rule])
+            self._scores[rule] = np.asarray(attribute(self.problem, gradient))
         return self._scores[rule]
 
     def generator(self, index: int, salt: str) -> np.random.Generator:
@@ -69,29 +59,20 @@ class PruneInputs:
 
     @cached_property
     def total(self) -> jax.Array:
-        """Return what all occurrences write together, [B, L, T, D]."""
-        return total_writes(self.decoder.table, self.decoder.writes, self.delta, *self._sizes)
+        """Return what all occurrences write together, [B, M, L, T, D]."""
+        return total_writes(self.problem)
 
     @cached_property
     def ends(self) -> tuple[np.ndarray, Behaviour]:
         """Return the clean metric [B] and the behaviour with every occurrence removed."""
-        clean, null = end_points(self.model, self.prompts, self.total, self.metric)
+        clean, null = end_points(self.problem, self.total, self.metric)
         return np.asarray(clean), jax.tree.map(np.asarray, null)
 
     def removal_effects(self, sets: np.ndarray) -> np.ndarray:
         """Return m_clean - m(set removed) for sets [B, S, K] of occurrences, [B, S]."""
         clean, _ = self.ends
         padded, chunk = self._chunks(sets)
-        values = removal_metrics(
-            self.model,
-            self.prompts,
-            self.decoder.table,
-            self.decoder.writes,
-            self.delta,
-            jnp.asarray(padded),
-            self.metric,
-            chunk,
-        )
+        values = removal_metrics(self.problem, jnp.asarray(padded), self.metric, chunk)
         return clean[:, None] - np.asarray(values)[:, : sets.shape[1]]
 
     def behaviour(self, kept: np.ndarray) -> tuple[Behaviour, np.ndarray]:
@@ -99,28 +80,16 @@ class PruneInputs:
         count = kept.shape[1]
         padded, chunk = self._chunks(kept)
         result, complement = circuit_behaviour(
-            self.model,
-            self.prompts,
-            self.decoder.table,
-            self.decoder.writes,
-            self.delta,
-            self.total,
-            jnp.asarray(padded),
-            self.metric,
-            chunk,
+            self.problem, self.total, jnp.asarray(padded), self.metric, chunk
         )
         cut = jax.tree.map(lambda x: np.asarray(x)[:, :count], result)
         return cut, np.asarray(complement)[:, :count]
 
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        return self.model.config.num_layers, self.prompts.tokens.shape[1]
-
     def side_by_side(self) -> int:
         """Return how many interventions a prompt fit `chunk_bytes` at once."""
-        layers, length = self._sizes
-        batch = self.prompts.tokens.shape[0]
-        one = 4 * batch * layers * length * self.model.config.d_model
+        layers, length = self.problem.sizes
+        batch, corruptions, _ = self.problem.delta.shape
+        one = 4 * batch * corruptions * layers * length * self.problem.model.config.d_model
         return max(1, self.options.chunk_bytes // one)
 
     def _chunks(self, sets: np.ndarray) -> tuple[np.ndarray, int]:

@@ -1,6 +1,7 @@
 """Which features are active where: the union of the clean and the corrupted run.
 
-Shapes: B batch, L layers, T positions, D model, F features, N occurrences, C capacity.
+Shapes: B batch, M corruptions, L layers, T positions, D model, F features, N occurrences,
+C capacity.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _LEAST_CAPACITY = 64
 class Occurrences:
     """The occurrences of a batch, [B, N] each, sorted by layer, position and feature.
 
-    Rows are padded on the right: prompt b has `count[b]` of them, the rest is zero.
+    `clean` [B, N] and `corrupted` [B, M, N] are activations. Rows are padded on the right:
+    prompt b has `count[b]` of them, the rest is zero.
     """
 
     layer: np.ndarray
@@ -43,15 +45,15 @@ class Occurrences:
 
     @property
     def delta(self) -> np.ndarray:
-        """Return the change of activation that removal undoes, [B, N]."""
-        return self.clean - self.corrupted
+        """Return the change of activation that removal undoes, [B, M, N]."""
+        return self.clean[:, None] - self.corrupted
 
 
 class _LayerUnion(NamedTuple):
     position: Int[Array, "B C"]
     feature: Int[Array, "B C"]
     clean: Float[Array, "B C"]
-    corrupted: Float[Array, "B C"]
+    corrupted: Float[Array, "B M C"]
     active: Int[Array, " B"]
 
 
@@ -65,10 +67,13 @@ class OccurrenceFinder:
     def find(
         self,
         clean: Float[Array, "B L T D"],
-        corrupted: Float[Array, "B L T D"] | None,
+        corrupted: Float[Array, "B M L T D"] | None,
         lengths: np.ndarray,
     ) -> Occurrences:
-        """Return the union of the active features of both runs; None stands for activations 0."""
+        """Return the union of what is active on the clean run and on any of M corrupted ones.
+
+        None stands for one corruption under which every activation is 0.
+        """
         length = jnp.asarray(lengths)
         layers = [self._layer(layer, clean, corrupted, length) for layer in range(clean.shape[1])]
         return _merge(layers)
@@ -78,7 +83,7 @@ class OccurrenceFinder:
     ) -> _LayerUnion:
         encoder = self._transcoder.encoder(layer)
         x = clean[:, layer]
-        y = None if corrupted is None else corrupted[:, layer]
+        y = None if corrupted is None else corrupted[:, :, layer]
         while True:
             union = jax.tree.map(np.asarray, _union(encoder, x, y, length, self._capacity))
             most = int(union.active.max())
@@ -94,11 +99,12 @@ def _union(
     def one(x: Array, y: Array | None, length: Array) -> _LayerUnion:
         real = active_mask(length, x.shape[0])[:, None]
         a = jnp.where(real, encoder(x), 0.0)
-        b = jnp.zeros_like(a) if y is None else jnp.where(real, encoder(y), 0.0)
-        active = ((a > 0) | (b > 0)).ravel()
+        b = jnp.zeros_like(a)[None] if y is None else jnp.where(real, jax.vmap(encoder)(y), 0.0)
+        active = ((a > 0) | (b > 0).any(0)).ravel()
         index = jnp.nonzero(active, size=capacity, fill_value=0)[0]
         position, feature = jnp.divmod(index, a.shape[1])
-        return _LayerUnion(position, feature, a.ravel()[index], b.ravel()[index], active.sum())
+        corrupted = b.reshape(b.shape[0], -1)[:, index]
+        return _LayerUnion(position, feature, a.ravel()[index], corrupted, active.sum())
 
     axes = (0, None if corrupted is None else 0, 0)
     return jax.vmap(one, axes)(clean, corrupted, length)
@@ -110,16 +116,20 @@ def _merge(layers: list[_LayerUnion]) -> Occurrences:
     # From this batch alone: a resumed run meets the same shapes, so the same sums.
     size = bucket(int(total.max(initial=0)), _LEAST_CAPACITY)
     shape = (len(total), size)
-    names = ("position", "feature", "clean", "corrupted")
-    kinds = (np.int32, np.int32, np.float32, np.float32)
-    out = {name: np.zeros(shape, kind) for name, kind in zip(names, kinds, strict=True)}
+    versions = layers[0].corrupted.shape[1]
+    out = {
+        "position": np.zeros(shape, np.int32),
+        "feature": np.zeros(shape, np.int32),
+        "clean": np.zeros(shape, np.float32),
+        "corrupted": np.zeros((len(total), versions, size), np.float32),
+    }
     layer_of = np.zeros(shape, np.int32)
     for b, row in enumerate(counts):
         ends = np.cumsum(row)
         for index, (end, n) in enumerate(zip(ends, row, strict=True)):
             layer_of[b, end - n : end] = index
-            for name in names:
-                out[name][b, end - n : end] = getattr(layers[index], name)[b, :n]
+            for name, array in out.items():
+                array[b, ..., end - n : end] = getattr(layers[index], name)[b, ..., :n]
     return Occurrences(layer=layer_of, count=total.astype(np.int32), **out)
 
 

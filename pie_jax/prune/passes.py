@@ -1,6 +1,7 @@
 """The compiled passes of pruning: one prompt inside, a batch outside, shapes static.
 
-Shapes: B batch, L layers, T positions, D model, N occurrences, S sets, K members of a set.
+Shapes: B batch, M corruptions, L layers, T positions, D model, N occurrences, S sets, K members
+of a set. Where there are several corruptions, results are means over them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pie_jax.kernels import Writes, gradient_times_write, map_sets, removal_delta, write
+from pie_jax.kernels import Writes, gradient_times_write, map_sets, write
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.transformer import Transformer
 from pie_jax.prune.metrics import Metric, Prompt, last_logits
-
-_TABLE_SHARED = (None, 0, 0)
+from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 
 
 class Behaviour(NamedTuple):
-    """How a model with something removed behaves beside the clean one; arrays [S], or scalars."""
+    """How a model with something removed behaves beside the clean one; arrays [S], or scalars.
+
+    `top1_changed` is the share of corruptions under which the likeliest token is another.
+    """
 
     kl_last: Any
     kl_mean: Any
@@ -42,71 +45,72 @@ def transcoder_inputs(model: Transformer, tokens: Int[Array, "B T"], site: str) 
 
 @partial(jax.jit, static_argnames=("metric", "rule"))
 def metric_gradients(
-    model: Transformer, prompts: Prompt, metric: Metric, rule: GradientRule
+    problem: Problem, metric: Metric, rule: GradientRule
 ) -> tuple[Float[Array, " B"], Float[Array, "B L T D"]]:
     """Return the metric on the clean run and its gradient by the MLP outputs under a rule."""
 
-    def one(prompt: Prompt) -> tuple[Array, Array]:
+    def one(problem: Problem) -> tuple[Array, Array]:
+        model, prompt = problem.model, problem.prompt
+
         def value(mlp_delta):
             residual = model.streams(prompt.tokens, mlp_delta, rule).residual
             return metric.value(model, residual, prompt, rule)
 
-        return jax.value_and_grad(value)(_zero_delta(model, prompt))
+        return jax.value_and_grad(value)(problem.no_change())
 
-    return jax.vmap(one)(prompts)
+    return over_prompts(one, problem)
 
 
 @jax.jit
-def attribute(
-    table: Float[Array, "R D"],
-    writes: Writes,
-    delta: Float[Array, "B N"],
-    gradient: Float[Array, "B L T D"],
-) -> Float[Array, "B N"]:
-    """Return gradient x write x change of activation for every occurrence of every prompt."""
-    return delta * jax.vmap(gradient_times_write, _TABLE_SHARED)(table, writes, gradient)
+def attribute(problem: Problem, gradient: Float[Array, "B L T D"]) -> Float[Array, "B N"]:
+    """Return gradient x write x change of activation, the mean over corruptions."""
+
+    def one(problem: Problem, gradient: Array) -> Array:
+        product = gradient_times_write(problem.table, problem.writes, gradient)
+        return problem.delta.mean(axis=0) * product
+
+    return over_prompts(one, problem, gradient)
 
 
-@partial(jax.jit, static_argnames=("layers", "length"))
-def total_writes(
-    table: Float[Array, "R D"], writes: Writes, delta: Float[Array, "B N"], layers: int, length: int
-) -> Float[Array, "B L T D"]:
+@jax.jit
+def total_writes(problem: Problem) -> Float[Array, "B M L T D"]:
     """Return what all occurrences of each prompt write together; one prompt's rows at a time."""
-    return jax.lax.map(lambda one: write(table, one[0], one[1], layers, length), (writes, delta))
+
+    def one(of_prompt: tuple[Writes, Array]) -> Array:
+        writes, deltas = of_prompt
+        return jax.lax.map(
+            lambda delta: write(problem.table, writes, delta, *problem.sizes), deltas
+        )
+
+    return jax.lax.map(one, (problem.writes, problem.delta))
 
 
 @partial(jax.jit, static_argnames=("metric", "chunk"))
 def removal_metrics(
-    model: Transformer,
-    prompts: Prompt,
-    table: Float[Array, "R D"],
-    writes: Writes,
-    delta: Float[Array, "B N"],
-    sets: Int[Array, "B S K"],
-    metric: Metric,
-    chunk: int,
+    problem: Problem, sets: Int[Array, "B S K"], metric: Metric, chunk: int
 ) -> Float[Array, "B S"]:
     """Return the metric of each prompt with each set of its occurrences removed."""
 
-    def one(prompt: Prompt, writes: Writes, delta: Array, sets: Array) -> Array:
-        def evaluate(members):
-            removed = removal_delta(table, writes, delta, members, *_sizes(model, prompt))
-            residual = model.streams(prompt.tokens, removed).residual
-            return metric.value(model, residual, prompt, FULL)
+    def one(problem: Problem, sets: Array) -> Array:
+        model, prompt = problem.model, problem.prompt
+
+        def evaluate(members: Array) -> Array:
+            def removed(delta: Array) -> Array:
+                change = problem.removed(delta, members)
+                residual = model.streams(prompt.tokens, change).residual
+                return metric.value(model, residual, prompt, FULL)
+
+            return mean_over_corruptions(removed, problem.delta)
 
         return map_sets(evaluate, sets, chunk)
 
-    return jax.vmap(one)(prompts, writes, delta, sets)
+    return over_prompts(one, problem, sets)
 
 
 @partial(jax.jit, static_argnames=("metric", "chunk"))
 def circuit_behaviour(
-    model: Transformer,
-    prompts: Prompt,
-    table: Float[Array, "R D"],
-    writes: Writes,
-    delta: Float[Array, "B N"],
-    total: Float[Array, "B L T D"],
+    problem: Problem,
+    total: Float[Array, "B M L T D"],
     kept: Int[Array, "B S K"],
     metric: Metric,
     chunk: int,
@@ -116,37 +120,44 @@ def circuit_behaviour(
     The write of everything removed is (all - kept), so a set costs its own rows alone.
     """
 
-    def one(
-        prompt: Prompt, writes: Writes, delta: Array, total: Array, kept: Array
-    ) -> tuple[Behaviour, Array]:
+    def one(problem: Problem, total: Array, kept: Array) -> tuple[Behaviour, Array]:
+        model, prompt = problem.model, problem.prompt
         clean = model(prompt.tokens).logits
 
         def evaluate(members: Array) -> tuple[Behaviour, Array]:
-            without = removal_delta(table, writes, delta, members, *_sizes(model, prompt))
-            complement = model.streams(prompt.tokens, without).residual
-            circuit = model.streams(prompt.tokens, -total - without).residual
-            behaviour = compare(model, prompt, clean, circuit, metric)
-            return behaviour, metric.value(model, complement, prompt, FULL)
+            def under(delta: Array, total: Array) -> tuple[Behaviour, Array]:
+                without = problem.removed(delta, members)
+                complement = model.streams(prompt.tokens, without).residual
+                circuit = model.streams(prompt.tokens, -total - without).residual
+                behaviour = compare(model, prompt, clean, circuit, metric)
+                return behaviour, metric.value(model, complement, prompt, FULL)
+
+            return mean_over_corruptions(under, problem.delta, total)
 
         return map_sets(evaluate, kept, chunk)
 
-    return jax.vmap(one)(prompts, writes, delta, total, kept)
+    return over_prompts(one, problem, total, kept)
 
 
 @partial(jax.jit, static_argnames="metric")
 def end_points(
-    model: Transformer, prompts: Prompt, total: Float[Array, "B L T D"], metric: Metric
+    problem: Problem, total: Float[Array, "B M L T D"], metric: Metric
 ) -> tuple[Float[Array, " B"], Behaviour]:
     """Return the metric on the clean run and the behaviour with every occurrence removed."""
 
-    def one(prompt: Prompt, total: Array) -> tuple[Array, Behaviour]:
+    def one(problem: Problem, total: Array) -> tuple[Array, Behaviour]:
+        model, prompt = problem.model, problem.prompt
         clean = model.streams(prompt.tokens).residual
-        null = model.streams(prompt.tokens, -total).residual
         logits = model.unembed(clean)
-        value = metric.value(model, clean, prompt, FULL)
-        return value, compare(model, prompt, logits, null, metric)
 
-    return jax.vmap(one)(prompts, total)
+        def under(_: Array, total: Array) -> Behaviour:
+            null = model.streams(prompt.tokens, -total).residual
+            return compare(model, prompt, logits, null, metric)
+
+        value = metric.value(model, clean, prompt, FULL)
+        return value, mean_over_corruptions(under, problem.delta, total)
+
+    return over_prompts(one, problem, total)
 
 
 def compare(
@@ -164,7 +175,7 @@ def compare(
     return Behaviour(
         kl_last=kl[last],
         kl_mean=jnp.where(real, kl, 0.0).sum() / prompt.length,
-        top1_changed=jnp.argmax(clean[last]) != jnp.argmax(changed[last]),
+        top1_changed=(jnp.argmax(clean[last]) != jnp.argmax(changed[last])).astype(jnp.float32),
         metric=metric.value(model, residual, prompt, FULL),
     )
 
@@ -181,11 +192,3 @@ def kl_at_last(
     """Return KL(clean || changed) at the last position of a run with `mlp_delta`."""
     residual = model.streams(prompt.tokens, mlp_delta).residual
     return kl_divergence(clean, last_logits(model, residual, prompt))
-
-
-def _sizes(model: Transformer, prompt: Prompt) -> tuple[int, int]:
-    return model.config.num_layers, prompt.tokens.shape[-1]
-
-
-def _zero_delta(model: Transformer, prompt: Prompt) -> Array:
-    return jnp.zeros((*_sizes(model, prompt), model.config.d_model), jnp.float32)

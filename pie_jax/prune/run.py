@@ -23,6 +23,7 @@ from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results import PruneResult, assemble
 from pie_jax.prune.step import Columns, Pruner, devices
 from pie_jax.tasks import Pair, SkippedPair, encode_pairs
+from pie_jax.tasks.encode import EncodedPair
 from pie_jax.transcoders.loader import require_match
 from pie_jax.transcoders.stored import Transcoder
 
@@ -57,12 +58,7 @@ def prune(
         on_bad_pair=options.on_bad_pair,
         source=source,
     )
-    for pair in encoded:
-        if len(pair.corrupted) > 1:
-            raise InputError(
-                f"{source}: row {pair.index} has {len(pair.corrupted)} corrupted versions; pruning "
-                "takes one for now: keep one of them."
-            )
+    _require_as_many(encoded, source)
     plan = batches(encoded, options.batch_size)
     config = _config(model, transcoder, pairs, options)
     folder = None if out is None else RunFolder(Path(out), config)
@@ -101,6 +97,16 @@ def _options(options: PruneOptions | None, settings: dict[str, Any]) -> PruneOpt
     merged = replace(base, **settings)
     check_options(merged)
     return merged
+
+
+def _require_as_many(pairs: Sequence[EncodedPair], source: str) -> None:
+    first = pairs[0]
+    for pair in pairs:
+        if len(pair.corrupted) != len(first.corrupted):
+            raise InputError(
+                f"{source}: row {pair.index} has {len(pair.corrupted)} corrupted versions and row "
+                f"{first.index} has {len(first.corrupted)}; give every pair as many."
+            )
 
 
 def _config(

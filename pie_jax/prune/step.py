@@ -18,6 +18,7 @@ from pie_jax.prune.metrics import Prompt
 from pie_jax.prune.occurrences import OccurrenceFinder, read_rows
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.passes import transcoder_inputs
+from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
 from pie_jax.transcoders.stored import Transcoder
 
@@ -62,7 +63,7 @@ class Pruner:
         with self._stage("encode"):
             clean = transcoder_inputs(self._model, batch.clean, site)
             corrupted = (
-                transcoder_inputs(self._model, batch.corrupted, site)
+                self._corrupted_inputs(batch.corrupted, site)
                 if self.options.corruption == "corrupted-prompt"
                 else None
             )
@@ -72,7 +73,15 @@ class Pruner:
         prompts = Prompt(
             *(jnp.asarray(x) for x in (batch.clean, batch.length, batch.target, batch.distractor))
         )
-        return PruneInputs(self._model, prompts, occurrences, decoder, batch.rows, self.options)
+        delta = jnp.asarray(occurrences.delta)
+        problem = Problem(self._model, prompts, decoder.table, decoder.writes, delta)
+        return PruneInputs(problem, occurrences, batch.rows, self.options)
+
+    def _corrupted_inputs(self, tokens: np.ndarray, site: str) -> jax.Array:
+        """Return what the transcoder reads on every corrupted version, [B, M, L, T, D]."""
+        batch, versions, length = tokens.shape
+        read = transcoder_inputs(self._model, tokens.reshape(-1, length), site)
+        return read.reshape(batch, versions, *read.shape[1:])
 
     def _scores(self, inputs: PruneInputs, scores: Columns, real: int) -> Columns:
         occurrences = inputs.occurrences
@@ -84,7 +93,7 @@ class Pruner:
             "position": occurrences.position,
             "feature": occurrences.feature,
             "activation_clean": occurrences.clean,
-            "activation_corrupted": occurrences.corrupted,
+            "activation_corrupted": occurrences.corrupted.mean(axis=1),
             **{name: score.astype(np.float32) for name, score in scores.items()},
         }
         return {name: column[:real][use] for name, column in columns.items()}

@@ -12,12 +12,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.buckets import multiple
-from pie_jax.kernels import Writes, removal_delta
-from pie_jax.models.transformer import Transformer
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection, with_scores
-from pie_jax.prune.metrics import Prompt, last_logits
+from pie_jax.prune.metrics import last_logits
 from pie_jax.prune.passes import kl_at_last
+from pie_jax.prune.problem import Problem, over_prompts
 from pie_jax.prune.selection import NOBODY, pad
 
 # Nats; the budget's tau is looked for between these, on a log scale.
@@ -26,31 +25,23 @@ _LOW, _HIGH = 1e-9, 1e2
 
 @jax.jit
 def sweep(
-    model: Transformer,
-    prompts: Prompt,
-    table: Float[Array, "R D"],
-    writes: Writes,
-    delta: Float[Array, "B N"],
-    blocks: Int[Array, "B M block"],
-    tau: Float[Array, "B J"],
-) -> Float[Array, "B J M block"]:
+    problem: Problem, blocks: Int[Array, "B J block"], tau: Float[Array, "B Q"]
+) -> Float[Array, "B Q J block"]:
     """Return by how much KL rose at each candidate's test; below tau it was removed.
 
     A block's candidates are tested side by side against the same running state; a block of one
-    is the exact algorithm.
+    is the exact algorithm. J blocks, Q thresholds.
     """
 
-    def one(
-        prompt: Prompt, writes: Writes, delta: Array, blocks: Array, taus: Array
-    ) -> Float[Array, "J M block"]:
-        layers, length = model.config.num_layers, prompt.tokens.shape[0]
+    def one(problem: Problem, blocks: Array, taus: Array) -> Float[Array, "Q J block"]:
+        model, prompt = problem.model, problem.prompt
         clean = last_logits(model, model.streams(prompt.tokens).residual, prompt)
 
-        def removed(members):
-            return removal_delta(table, writes, delta, members, layers, length)
+        def removed(members: Array) -> Float[Array, "M L T D"]:
+            return jax.vmap(lambda delta: problem.removed(delta, members))(problem.delta)
 
-        def kl(mlp_delta):
-            return kl_at_last(model, prompt, clean, mlp_delta)
+        def kl(mlp_delta: Float[Array, "M L T D"]) -> Array:
+            return jax.vmap(lambda each: kl_at_last(model, prompt, clean, each))(mlp_delta).mean()
 
         def run(tau):
             def visit(state, members):
@@ -61,12 +52,12 @@ def sweep(
                 gone = jnp.where(rise < tau, members, NOBODY)
                 return state + removed(gone), rise
 
-            start = jnp.zeros((layers, length, model.config.d_model), jnp.float32)
+            start = jnp.zeros((problem.delta.shape[0], *problem.no_change().shape), jnp.float32)
             return jax.lax.scan(visit, start, blocks)[1]
 
         return jax.lax.map(run, taus)
 
-    return jax.vmap(one)(prompts, writes, delta, blocks, tau)
+    return over_prompts(one, problem, blocks, tau)
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -107,15 +98,7 @@ def _visiting_order(inputs: PruneInputs, block: int) -> np.ndarray:
 
 def _rises(inputs: PruneInputs, visits: np.ndarray, tau: np.ndarray, size: int) -> np.ndarray:
     """Return each occurrence's rise of KL, [B, J, N]; -inf for padding."""
-    result = sweep(
-        inputs.model,
-        inputs.prompts,
-        inputs.decoder.table,
-        inputs.decoder.writes,
-        inputs.delta,
-        jnp.asarray(visits),
-        jnp.asarray(tau, jnp.float32),
-    )
+    result = sweep(inputs.problem, jnp.asarray(visits), jnp.asarray(tau, jnp.float32))
     flat = np.asarray(result).reshape(*tau.shape, -1)
     rise = np.full((*tau.shape, size), -np.inf, np.float32)
     for b, visited in enumerate(visits.reshape(len(visits), -1)):

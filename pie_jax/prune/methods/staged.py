@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.kernels import Writes, gradient_times_write, removal_delta
+from pie_jax.kernels import gradient_times_write
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
-from pie_jax.models.transformer import Transformer
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection, with_scores
-from pie_jax.prune.metrics import Prompt, last_logits
+from pie_jax.prune.metrics import last_logits
 from pie_jax.prune.passes import kl_divergence
+from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 from pie_jax.prune.selection import NOBODY
 
 _STAGES = 20
@@ -39,30 +39,30 @@ def stage_ends(budgets: tuple[int, ...], stages: int = _STAGES) -> list[int]:
 
 @partial(jax.jit, static_argnames="rule")
 def gains(
-    model: Transformer,
-    prompts: Prompt,
-    table: Float[Array, "R D"],
-    writes: Writes,
-    delta: Float[Array, "B N"],
-    total: Float[Array, "B L T D"],
+    problem: Problem,
+    total: Float[Array, "B M L T D"],
     kept: Int[Array, "B K"],
     rule: GradientRule,
 ) -> Float[Array, "B N"]:
     """Return by how much adding each occurrence to the circuit lowers KL, to first order, nats."""
 
-    def one(prompt: Prompt, writes: Writes, delta: Array, total: Array, kept: Array) -> Array:
-        layers, length = total.shape[:2]
+    def one(problem: Problem, total: Array, kept: Array) -> Array:
+        model, prompt = problem.model, problem.prompt
         clean = last_logits(model, model.streams(prompt.tokens).residual, prompt)
-        without = removal_delta(table, writes, delta, kept, layers, length)
 
-        def negative_kl(change: Array) -> Array:
-            residual = model.streams(prompt.tokens, change - total - without, rule).residual
-            return -kl_divergence(clean, last_logits(model, residual, prompt, rule))
+        def under(delta: Array, total: Array) -> Array:
+            without = problem.removed(delta, kept)
 
-        gradient = jax.grad(negative_kl)(jnp.zeros_like(total))
-        return delta * gradient_times_write(table, writes, gradient)
+            def negative_kl(change: Array) -> Array:
+                residual = model.streams(prompt.tokens, change - total - without, rule).residual
+                return -kl_divergence(clean, last_logits(model, residual, prompt, rule))
 
-    return jax.vmap(one)(prompts, writes, delta, total, kept)
+            gradient = jax.grad(negative_kl)(jnp.zeros_like(total))
+            return delta * gradient_times_write(problem.table, problem.writes, gradient)
+
+        return mean_over_corruptions(under, problem.delta, total)
+
+    return over_prompts(one, problem, total, kept)
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -74,16 +74,7 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     done = 0
     for end in stage_ends(budgets):
         gain = np.asarray(
-            gains(
-                inputs.model,
-                inputs.prompts,
-                inputs.decoder.table,
-                inputs.decoder.writes,
-                inputs.delta,
-                inputs.total,
-                jnp.asarray(path),
-                GRADIENT_RULES["full"],
-            )
+            gains(inputs.problem, inputs.total, jnp.asarray(path), GRADIENT_RULES["full"])
         )
         for b, count in enumerate(occurrences.count):
             added = best_additions(gain[b, :count], path[b, :done], end - done)
