@@ -5,6 +5,15 @@ Importable as `pie_jax.kernels`; nothing here knows a model or a file.
 
 from pie_jax.kernels.ablation import map_sets, removal_delta
 from pie_jax.kernels.attribution import gradient_times_write
+from pie_jax.kernels.encode import ActiveUnion, active_union
 from pie_jax.kernels.writes import Writes, write
 
-__all__ = ["Writes", "gradient_times_write", "map_sets", "removal_delta", "write"]
+__all__ = [
+    "ActiveUnion",
+    "Writes",
+    "active_union",
+    "gradient_times_write",
+    "map_sets",
+    "removal_delta",
+    "write",
+]
