@@ -6,14 +6,18 @@ Importable as `pie_jax.kernels`; nothing here knows a model or a file.
 from pie_jax.kernels.ablation import map_sets, removal_delta
 from pie_jax.kernels.attribution import gradient_times_write
 from pie_jax.kernels.encode import ActiveUnion, active_union
+from pie_jax.kernels.streamed import ByFeature, by_feature, streamed_gradient_times_write
 from pie_jax.kernels.writes import Writes, write
 
 __all__ = [
     "ActiveUnion",
+    "ByFeature",
     "Writes",
     "active_union",
+    "by_feature",
     "gradient_times_write",
     "map_sets",
     "removal_delta",
+    "streamed_gradient_times_write",
     "write",
 ]
