@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.kernels.bits import set_bits
+from pie_jax.kernels.slices import slice_rows
 
 # Features encoded at once: for a few prompts the block's activations stay in the cache of a CPU.
 _BLOCK = 2048
@@ -56,7 +57,7 @@ def active_union(
     def add(found: ActiveUnion, first: Array) -> tuple[ActiveUnion, None]:
         # The last block starts early where F does not divide; what it repeats is masked.
         start = jnp.minimum(first, features - block)
-        part = (jax.lax.dynamic_slice_in_dim(array, start, block) for array in encoder)
+        part = (slice_rows(array, start, block) for array in encoder)
         new = start + jnp.arange(block, dtype=jnp.int32) >= first
         return _append(found, _activations(inputs, *part), real[:, None] & new, start), None
 

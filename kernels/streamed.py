@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.kernels.choice import whole_block
+from pie_jax.kernels.slices import slice_rows
 
 _BLOCK = 256
 # Occurrences whose scores are in flight at once.
@@ -88,7 +89,7 @@ def streamed_gradient_times_write(
         first, low, high = inputs
         # The last block starts early where F does not divide.
         start = jnp.minimum(first, features - block)
-        rows = jax.lax.dynamic_slice_in_dim(decoder, start, block).reshape(block, -1)
+        rows = slice_rows(decoder, start, block).reshape(block, -1)
         scores = _scores(rows.astype(jnp.float32), places, whole)
         return _fill(total, chunks, scores, start, low, high), None
 
