@@ -27,6 +27,11 @@ class SetBits(NamedTuple):
         """Return how many bits are set."""
         return self.ends[-1]
 
+    @property
+    def per_row(self) -> Int[Array, " M"]:
+        """Return how many bits of each row are set."""
+        return _ones(self.words).reshape(-1, self.words_per_row).sum(1, dtype=jnp.int32)
+
     def nth(self, n: Int[Array, " N"]) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
         """Return row and column of the n-th set bits, row by row; anything inside the mask where n
         is not in [0, total)."""

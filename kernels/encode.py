@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pie_jax.kernels.bits import set_bits
+from pie_jax.kernels.bits import SetBits, set_bits
 from pie_jax.kernels.slices import slice_rows
 
 # Features encoded at once: for a few prompts the block's activations stay in the cache of a CPU.
@@ -54,18 +54,20 @@ def active_union(
     encoder = (weight, bias) if threshold is None else (weight, bias, threshold)
     inputs = runs.astype(weight.dtype)
 
-    def add(found: ActiveUnion, first: Array) -> tuple[ActiveUnion, None]:
+    def add(found: ActiveUnion, first: Array) -> tuple[ActiveUnion, Array]:
         # The last block starts early where F does not divide; what it repeats is masked.
         start = jnp.minimum(first, features - block)
         part = (slice_rows(array, start, block) for array in encoder)
         new = start + jnp.arange(block, dtype=jnp.int32) >= first
-        return _append(found, _activations(inputs, *part), real[:, None] & new, start), None
+        activation = _activations(inputs, *part)
+        bits = set_bits((activation > 0).any(0) & real[:, None] & new)
+        return _append(found, bits, activation, start), bits.per_row
 
     none = jnp.zeros(capacity, jnp.int32)
     activation = jnp.zeros((runs.shape[0], capacity), jnp.float32)
     empty = ActiveUnion(none, none, activation, jnp.int32(0))
-    found, _ = jax.lax.scan(add, empty, jnp.arange(0, features, block, dtype=jnp.int32))
-    return _by_position(found, runs.shape[1])
+    firsts = jnp.arange(0, features, block, dtype=jnp.int32)
+    return _by_position(*jax.lax.scan(add, empty, firsts))
 
 
 def _activations(
@@ -84,9 +86,8 @@ def _activations(
     return jnp.where(pre > threshold.astype(jnp.float32), pre, 0.0)
 
 
-def _append(found: ActiveUnion, activation: Array, wanted: Array, start: Array) -> ActiveUnion:
+def _append(found: ActiveUnion, bits: SetBits, activation: Array, start: Array) -> ActiveUnion:
     """Put a block's active pairs behind those that were found before."""
-    bits = set_bits((activation > 0).any(0) & wanted)
     index = jnp.arange(found.feature.shape[0], dtype=jnp.int32) - found.count
     here = (index >= 0) & (index < bits.total)
     position, column = bits.nth(index)
@@ -99,10 +100,21 @@ def _append(found: ActiveUnion, activation: Array, wanted: Array, start: Array) 
     )
 
 
-def _by_position(found: ActiveUnion, length: int) -> ActiveUnion:
-    """Sort; stable, and features were found in order, so one key does."""
-    there = jnp.arange(found.position.shape[0]) < found.count
-    key = jnp.where(there, found.position, length)
-    arrays = (key, found.position, found.feature, *found.activation)
-    _, position, feature, *activation = jax.lax.sort(arrays, num_keys=1)
-    return ActiveUnion(position, feature, jnp.stack(activation), found.count)
+def _by_position(found: ActiveUnion, counts: Int[Array, "S T"]) -> ActiveUnion:
+    """Put the pairs of S blocks, each sorted, in the order of positions, as `counts` says where
+    each block's pairs of a position stand: no sort, and no scatter."""
+    ends_by_block = jnp.cumsum(counts.ravel()).reshape(counts.shape)
+    begins = (ends_by_block - counts).T.ravel()
+    sizes = counts.T.ravel()
+    ends = jnp.cumsum(sizes)
+    slot = jnp.arange(found.feature.shape[0], dtype=jnp.int32)
+    there = slot < found.count
+    stretch = jnp.searchsorted(ends, slot, side="right")
+    stretch = jnp.minimum(stretch, ends.size - 1)
+    source = begins[stretch] + slot - (ends - sizes)[stretch]
+    source = jnp.where(there, source, 0)
+
+    def sort(array: Array) -> Array:
+        return jnp.where(there, array[..., source], 0)
+
+    return ActiveUnion(*map(sort, found[:3]), found.count)
