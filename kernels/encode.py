@@ -117,4 +117,5 @@ def _by_position(found: ActiveUnion, counts: Int[Array, "S T"]) -> ActiveUnion:
     def sort(array: Array) -> Array:
         return jnp.where(there, array[..., source], 0)
 
-    return ActiveUnion(*map(sort, found[:3]), found.count)
+    position, feature, activation = map(sort, found[:3])
+    return ActiveUnion(position, feature, activation, found.count)
