@@ -7,7 +7,7 @@ layers, U row sets, F features.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -25,7 +25,7 @@ def pallas_gathered(
     occurrences: ByFeature,
     gradient: Float[Array, "B W T D"],
     platform: Platform,
-    interpret: bool = False,
+    interpret: Any = False,
 ) -> Float[Array, " N"]:
     """Return what `streamed_gradient_times_write` does, reading one row set [W, D] for each
     occurrence.
@@ -50,7 +50,7 @@ def pallas_streamed(
     occurrences: ByFeature,
     gradient: Float[Array, "B W T D"],
     platform: Platform,
-    interpret: bool = False,
+    interpret: Any = False,
     block: int = _BLOCK,
 ) -> Float[Array, " N"]:
     """Return what `streamed_gradient_times_write` does, reading the decoder once.

@@ -24,7 +24,7 @@ def gathered(
     index: Int[Array, " N"],
     place: Int[Array, " N"],
     gradient: Float[Array, "P X"],
-    interpret: bool = False,
+    interpret: Any = False,
 ) -> Float[Array, " N"]:
     """Return <rows[index], gradient[place]> for N occurrences, in float32."""
 
@@ -46,7 +46,7 @@ def streamed(
     bounds: Int[Array, " V"],
     place: Int[Array, " N"],
     gradient: Float[Array, "P X"],
-    interpret: bool = False,
+    interpret: Any = False,
 ) -> Float[Array, " N"]:
     """Return <decoder[u], gradient[place]> for the occurrences from bounds[u] to bounds[u + 1].
 

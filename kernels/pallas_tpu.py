@@ -28,7 +28,7 @@ def gathered(
     index: Int[Array, " N"],
     place: Int[Array, " N"],
     gradient: Float[Array, "P W D"],
-    interpret: bool = False,
+    interpret: Any = False,
 ) -> Float[Array, " N"]:
     """Return <rows[index], gradient[place]> for N occurrences, in float32.
 
@@ -43,7 +43,7 @@ def gathered(
 
 
 def _gathered_part(
-    rows: Array, gradient: Array, interpret: bool, index: Array, place: Array
+    rows: Array, gradient: Array, interpret: Any, index: Array, place: Array
 ) -> Array:
     block = (1, *rows.shape[1:])
     specs = [pl.BlockSpec(block, partial(_nth_of_first, k=k)) for k in range(_GROUP)]
@@ -85,7 +85,7 @@ def all_scores(
     decoder: Float[Array, "U X"],
     gradient: Float[Array, "P X"],
     block: int,
-    interpret: bool = False,
+    interpret: Any = False,
 ) -> Float[Array, "U P"]:
     """Return decoder . gradient^T in float32; every decoder row is copied on chip once.
 
@@ -93,8 +93,8 @@ def all_scores(
     """
     places = gradient.shape[0]
     gradient = jnp.pad(gradient, ((0, -places % _LANES), (0, 0)))
-    wide = _divisor(decoder.shape[1])
     height, columns = min(block, decoder.shape[0]), gradient.shape[0]
+    wide = _divisor(decoder.shape[1], min(2048, 4 * _MIB // (4 * columns)))
     in_flight = 2 * wide * (height * decoder.dtype.itemsize + columns * 4) + 8 * height * columns
     scores = pl.pallas_call(
         _multiply_block,
@@ -125,9 +125,9 @@ def _multiply_block(decoder: Any, gradient: Any, out: Any) -> None:
     )
 
 
-def _divisor(size: int, most: int = 2048) -> int:
-    """Return the largest multiple of 128 up to `most` that divides, or the size itself."""
-    fits = [wide for wide in range(_LANES, most + 1, _LANES) if size % wide == 0]
+def _divisor(size: int, most: int) -> int:
+    """Return the largest multiple of 128 that divides, up to `most` or 128, or the size."""
+    fits = [wide for wide in range(_LANES, max(most, _LANES) + 1, _LANES) if size % wide == 0]
     return fits[-1] if fits else size
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.tpu import InterpretParams
 
 from pie_jax.kernels import by_feature, streamed_gradient_times_write
 from pie_jax.kernels import pallas_tpu as tpu
@@ -79,6 +80,21 @@ def test_more_occurrences_than_scalar_memory_holds(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tpu, "_MOST", 16)
     kernel = partial(pallas_gathered, platform="tpu", interpret=True)
     assert_equals_plain(kernel, arrays(SHAPES[2], "float32"))
+
+
+@BOTH
+def test_simulated_memories_of_a_tpu(kernel: Callable[..., jax.Array]):
+    """A stricter interpreter: memory that was not written holds no number."""
+    simulated = partial(kernel, platform="tpu", interpret=InterpretParams())
+    assert_equals_plain(simulated, arrays(SHAPES[1], "float32"))
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "expected"),
+    [(4096, 2048, 2048), (2304, 2048, 1152), (2304, 100, 128), (600, 2048, 600), (64, 2048, 64)],
+)
+def test_parts_of_a_row_divide_it(size: int, most: int, expected: int):
+    assert tpu._divisor(size, most) == expected
 
 
 @BOTH

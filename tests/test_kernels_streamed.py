@@ -102,6 +102,20 @@ def test_equals_the_gathered_form(whole: bool | None):
         assert_near(ours[mine], np.asarray(theirs)[mine])
 
 
+def test_parts_of_the_decoder_add_up():
+    """A decoder that is not on the device comes in parts; occurrences of others are not valid."""
+    case = make(6, 40, 200)
+    total = jnp.zeros(200)
+    for start, end in ((0, 15), (15, 30), (30, 40)):
+        part = case._replace(
+            decoder=case.decoder[start:end],
+            feature=case.feature - start,
+            valid=case.valid & (case.feature >= start) & (case.feature < end),
+        )
+        total += streamed(part, 8, None)
+    assert_near(total, slow(case))
+
+
 def test_nothing_valid_and_no_block():
     case = make(4, 30, 20)
     nobody = case._replace(valid=np.zeros(20, bool))
