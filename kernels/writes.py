@@ -11,32 +11,37 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pie_jax.kernels.slices import take_rows
+
 # Occurrences whose rows are in flight at once; bounds the memory of `write` to CHUNK x D.
 _CHUNK = 4096
 _FEW = 4
 
 
 class Writes(NamedTuple):
-    """Where each of N occurrences writes: table row `start + t - first` for layer t.
+    """Where each of N occurrences writes: table row `start + stride x (t - first)` for layer t.
 
     `start` [N] row of its first target layer; `first` and `last` [N] its target layers;
-    `position` [N].
+    `position` [N]; `stride` [N] rows from one target layer to the next, 1 where None.
     """
 
     start: Int[Array, "*N"]
     first: Int[Array, "*N"]
     last: Int[Array, "*N"]
     position: Int[Array, "*N"]
+    stride: Int[Array, "*N"] | None = None
 
     def take(self, index: Int[Array, "..."]) -> Writes:
         """Return the writes of some occurrences."""
-        return Writes(*(array[index] for array in self))
+        return jax.tree.map(lambda array: array[index], self)
 
     def rows(self, table: Float[Array, "R D"], layer: Int[Array, ""]) -> Float[Array, "N D"]:
         """Return every occurrence's row for one target layer in float32, 0 outside its targets."""
         inside = (layer >= self.first) & (layer <= self.last)
-        row = jnp.where(inside, self.start + layer - self.first, 0)
-        return jnp.where(inside[:, None], table[row].astype(jnp.float32), 0.0)
+        step = layer - self.first
+        row = self.start + (step if self.stride is None else step * self.stride)
+        rows = take_rows(table, jnp.where(inside, row, 0))
+        return jnp.where(inside[:, None], rows.astype(jnp.float32), 0.0)
 
 
 def write(
@@ -52,10 +57,10 @@ def write(
     chunks = -(-count // _CHUNK)
     pad = chunks * _CHUNK - count
 
-    def split(x: Array, fill: int) -> Array:
-        return jnp.pad(x, (0, pad), constant_values=fill).reshape(chunks, _CHUNK)
+    def split(x: Array) -> Array:
+        return jnp.pad(x, (0, pad)).reshape(chunks, _CHUNK)
 
-    parts = (Writes(*(split(array, 0) for array in writes)), split(weight, 0))
+    parts = jax.tree.map(split, (writes, weight))
 
     def add(total, part):
         members, weights = part

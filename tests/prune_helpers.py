@@ -83,7 +83,7 @@ def slow_write(
 ) -> np.ndarray:
     """Sum weight x row over occurrences, [L, T, D]."""
     out = np.zeros((layers, length, table.shape[1]))
-    arrays = (np.asarray(array).tolist() for array in writes)
+    arrays = (np.asarray(array).tolist() for array in writes[:4])
     for start, first, last, position, w in zip(*arrays, weight, strict=True):
         for layer in range(first, last + 1):
             row = table[start + layer - first].astype(np.float64)
@@ -95,7 +95,7 @@ def slow_product(table: np.ndarray, writes: Writes, gradient: np.ndarray) -> np.
     """Return sum over target layers of <row, gradient>, [N]."""
     out = []
     for start, first, last, position in zip(
-        *(np.asarray(array).tolist() for array in writes), strict=True
+        *(np.asarray(array).tolist() for array in writes[:4]), strict=True
     ):
         total = 0.0
         for layer in range(first, last + 1):

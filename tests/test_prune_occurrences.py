@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from prune_helpers import place, tiny_model, tiny_transcoder
 
+from pie_jax.kernels import TILE
 from pie_jax.prune import occurrences
 from pie_jax.prune.occurrences import OccurrenceFinder, Occurrences, read_rows
 from pie_jax.transcoders.config import TranscoderConfig
@@ -170,7 +171,7 @@ def test_every_occurrence_finds_its_rows(tmp_path: Path, cross_layer: bool, dtyp
     for array in (layer, feature, position):
         array[np.arange(50) >= count[:, None]] = 0
     activation = np.ones(shape, np.float32)
-    found = Occurrences(layer, position, feature, activation, activation, count)
+    found = Occurrences(layer, position, feature, activation, activation[:, None], count)
     decoder = read_rows(transcoder, found)
     table, at = np.asarray(decoder.table), decoder.writes
     assert table.dtype == kind
@@ -180,13 +181,16 @@ def test_every_occurrence_finds_its_rows(tmp_path: Path, cross_layer: bool, dtyp
         start, first, last = (int(x[b, n]) for x in (at.start, at.first, at.last))
         assert first == layer[b, n]
         assert last == (config.num_layers - 1 if cross_layer else first)
-        rows = table[start : start + last - first + 1]
+        rows = table[start + TILE * np.arange(last - first + 1)]
+        tiles = start // TILE + np.arange(last - first + 1)
+        np.testing.assert_array_equal(decoder.tiles.target[tiles], np.arange(first, last + 1))
+        assert len(set(np.asarray(decoder.tiles.block)[tiles].tolist())) == 1
         np.testing.assert_array_equal(rows, transcoder.decoder_maps[first][feature[b, n]])
         distinct.add((first, int(feature[b, n]), last - first + 1))
     # Each feature is read once, whatever the number of its occurrences, and the rest is zero.
     used = sum(width for _, _, width in distinct)
-    assert np.abs(table[:used].astype(np.float32)).max(axis=1).min() > 0
-    assert not table[used:].any()
+    assert np.count_nonzero(np.abs(table.astype(np.float32)).max(axis=1)) == used
+    assert not table[TILE * int(decoder.tiles.real) :].any()
 
 
 def test_no_occurrences_no_rows(tmp_path: Path):
@@ -194,7 +198,8 @@ def test_no_occurrences_no_rows(tmp_path: Path):
     zero = np.zeros((1, 64), np.int32)
     none = np.zeros((1, 64), np.float32)
     decoder = read_rows(
-        transcoder, Occurrences(zero, zero, zero, none, none, np.zeros(1, np.int32))
+        transcoder, Occurrences(zero, zero, zero, none, none[:, None], np.zeros(1, np.int32))
     )
-    assert decoder.table.shape == (64, 16)
+    assert decoder.table.shape == (4 * TILE, 16)
+    assert decoder.tiles.real == 0
     assert not decoder.table.any()

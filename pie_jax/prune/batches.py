@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pie_jax.buckets import bucket
+from pie_jax.buckets import bucket, multiple
 from pie_jax.tasks.encode import EncodedPair
 
 _LEAST_LENGTH = 16
+_LENGTH_STEP = 4
 _LEAST_WINDOW = 4
 
 
@@ -35,7 +36,7 @@ class PairBatch:
 
 
 def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
-    """Group pairs by padded length and cut them into batches; the last one repeats its last row.
+    """Group pairs by length and cut them into batches; the last one repeats its last row.
 
     A group too small for one batch joins the next longer one: a few padded tokens cost less than
     another shape to compile. What is in a batch depends on the pairs and the size alone, so that
@@ -53,8 +54,9 @@ def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
             waiting = group
             continue
         waiting = []
-        window = min(bucket(max(map(_changing, group), default=1), _LEAST_WINDOW), length)
-        result += [_batch(part, size, length, window) for part in _parts(group, size)]
+        window = bucket(max(map(_changing, group)), _LEAST_WINDOW)
+        padded = min(length, multiple(max(len(pair.clean) for pair in group), _LENGTH_STEP))
+        result += [_batch(part, size, padded, min(window, padded)) for part in _parts(group, size)]
     return result
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pie_jax.kernels import Writes, write_layer
+from pie_jax.kernels import write_layer
 from pie_jax.models.transformer import Block
 from pie_jax.models.windows import places, window_layer
 from pie_jax.prune.cones import Cones
@@ -119,7 +119,7 @@ class _Chunk:
         b, members = self.cones.prompt[j], self.cones.members[j]
         there = members >= 0
         at = jnp.where(there, members, 0)
-        writes = Writes(*(array[b][at] for array in self.problem.writes))
+        writes = jax.tree.map(lambda array: array[b][at], self.problem.writes)
         writes = writes._replace(position=writes.position - self.cones.offset[j])
         delta = self.problem.delta[b, self.cones.corruption[j]][at]
         weight = jnp.where(there, -delta, 0.0)

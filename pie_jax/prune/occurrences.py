@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.buckets import bucket
-from pie_jax.kernels import Writes
+from pie_jax.kernels import TILE, Tiles, Writes, active_union
 from pie_jax.transcoders.modules import Encoder, active_mask
 from pie_jax.transcoders.stored import Transcoder
 
 _LEAST_CAPACITY = 64
+_LEAST_TILES = 4
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,16 @@ class OccurrenceFinder:
 def _union(
     encoder: Encoder, clean: Array, corrupted: Array | None, length: Array, capacity: int
 ) -> _LayerUnion:
+    weight, bias = encoder.weight[...], encoder.bias[...]
+    threshold = None if encoder.threshold is None else encoder.threshold[...]
+
     def one(x: Array, y: Array | None, length: Array) -> _LayerUnion:
-        real = active_mask(length, x.shape[0])[:, None]
-        a = jnp.where(real, encoder(x), 0.0)
-        b = jnp.zeros_like(a)[None] if y is None else jnp.where(real, jax.vmap(encoder)(y), 0.0)
-        active = ((a > 0) | (b > 0).any(0)).ravel()
-        index = jnp.nonzero(active, size=capacity, fill_value=0)[0]
-        position, feature = jnp.divmod(index, a.shape[1])
-        corrupted = b.reshape(b.shape[0], -1)[:, index]
-        return _LayerUnion(position, feature, a.ravel()[index], corrupted, active.sum())
+        runs = x[None] if y is None else jnp.concatenate([x[None], y])
+        real = active_mask(length, x.shape[0])
+        found = active_union(weight, bias, threshold, runs, real, capacity)
+        clean, others = found.activation[0], found.activation[1:]
+        others = jnp.zeros_like(clean)[None] if y is None else others
+        return _LayerUnion(found.position, found.feature, clean, others, found.count)
 
     axes = (0, None if corrupted is None else 0, 0)
     return jax.vmap(one, axes)(clean, corrupted, length)
@@ -135,39 +137,53 @@ def _merge(layers: list[_LayerUnion]) -> Occurrences:
 
 @dataclass(frozen=True)
 class DecoderTable:
-    """The decoder rows that a batch needs: `table` [R, D] as stored, and where each one writes."""
+    """The decoder rows that a batch needs: `table` [R, D] as stored, how its `tiles` lie, and where
+    each occurrence writes."""
 
     table: Array
+    tiles: Tiles
     writes: Writes
 
 
 def read_rows(transcoder: Transcoder, occurrences: Occurrences) -> DecoderTable:
-    """Read every needed decoder row once; rows of one feature stand together in the table."""
+    """Read every needed decoder row once."""
     config, valid = transcoder.config, occurrences.valid
     width = np.array([config.targets(layer) for layer in range(config.num_layers)], np.int32)
     start = np.zeros(occurrences.layer.shape, np.int32)
     needed: list[np.ndarray] = []
-    size = 0
+    tiles = 0
     for layer in range(config.num_layers):
         here = valid & (occurrences.layer == layer)
         features, rank = np.unique(occurrences.feature[here], return_inverse=True)
-        start[here] = size + rank * width[layer]
+        block, row = np.divmod(rank, TILE)
+        start[here] = (tiles + block * width[layer]) * TILE + row
         needed.append(features)
-        size += len(features) * int(width[layer])
-    table = _read_table(transcoder, needed, bucket(size, _LEAST_CAPACITY))
+        tiles += -(-len(features) // TILE) * int(width[layer])
+    table, layout = _read_table(transcoder, needed, bucket(tiles, _LEAST_TILES))
     first = occurrences.layer
     last = first + width[first] - 1
-    writes = Writes(*(jnp.asarray(array) for array in (start, first, last, occurrences.position)))
-    return DecoderTable(table, writes)
+    arrays = (start, first, last, occurrences.position, np.full_like(start, TILE))
+    return DecoderTable(table, layout, Writes(*(jnp.asarray(array) for array in arrays)))
 
 
-def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> Array:
-    """Read some features' rows layer by layer into one table [R, D] on the device."""
+def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> tuple[Array, Tiles]:
+    """Read some features' rows layer by layer into `size` tiles on the device."""
     d_model = transcoder.config.d_model
-    table = np.zeros((size, d_model), transcoder.decoder_maps[0].dtype)
-    filled = 0
+    table = np.zeros((size, TILE, d_model), transcoder.decoder_maps[0].dtype)
+    target, block = np.zeros(size, np.int32), np.zeros(size, np.int32)
+    first: list[int] = []
+    filled = blocks = 0
     for layer, features in enumerate(needed):
-        rows = transcoder.rows(layer, features).reshape(-1, d_model)
-        table[filled : filled + len(rows)] = rows
-        filled += len(rows)
-    return jax.device_put(table)
+        for begin in range(0, len(features), TILE):
+            rows = transcoder.rows(layer, features[begin : begin + TILE])
+            width = rows.shape[1]
+            here = slice(filled, filled + width)
+            table[here, : len(rows)] = rows.swapaxes(0, 1)
+            target[here] = layer + np.arange(width)
+            block[here] = blocks
+            first.append(filled)
+            filled, blocks = filled + width, blocks + 1
+    where = np.zeros(bucket(blocks, _LEAST_TILES), np.int32)
+    where[:blocks] = first
+    tiles = Tiles(*(jnp.asarray(x, jnp.int32) for x in (target, block, where, filled)))
+    return jax.device_put(table.reshape(-1, d_model)), tiles

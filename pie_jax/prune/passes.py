@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pie_jax.kernels import Writes, gradient_times_write, map_sets, write
+from pie_jax.kernels import map_sets
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.transformer import Transformer
 from pie_jax.models.windows import Window, record, run_window, window
@@ -122,23 +122,15 @@ def attribute(problem: Problem, gradient: Float[Array, "B L W D"]) -> Float[Arra
     """Return gradient x write x change of activation, the mean over corruptions."""
 
     def one(problem: Problem, gradient: Array) -> Array:
-        product = gradient_times_write(problem.table, problem.writes, gradient)
-        return problem.delta.mean(axis=0) * product
+        return problem.delta.mean(axis=0) * problem.product(gradient)
 
     return over_prompts(one, problem, gradient)
 
 
 @jax.jit
 def total_writes(problem: Problem) -> Float[Array, "B M L W D"]:
-    """Return what all occurrences of each prompt write together; one prompt's rows at a time."""
-
-    def one(of_prompt: tuple[Writes, Array]) -> Array:
-        writes, deltas = of_prompt
-        return jax.lax.map(
-            lambda delta: write(problem.table, writes, delta, *problem.sizes), deltas
-        )
-
-    return jax.lax.map(one, (problem.writes, problem.delta))
+    """Return what all occurrences of each prompt write together, under each corruption."""
+    return over_prompts(lambda problem: jax.vmap(problem.written)(problem.delta), problem)
 
 
 @partial(jax.jit, static_argnames=("metric", "chunk"))

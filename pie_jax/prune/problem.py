@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pie_jax.kernels import Writes, removal_delta
+from pie_jax.kernels import (
+    Tiles,
+    Writes,
+    gradient_times_write,
+    removal_delta,
+    tiled_gradient_times_write,
+    tiled_write,
+    write,
+)
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.transformer import Transformer
 from pie_jax.models.windows import Window, run_window
@@ -26,16 +34,18 @@ from pie_jax.prune.metrics import Metric, Prompt
 
 class Problem(NamedTuple):
     """One prompt, what is active on it and what that writes; of a batch, [B, ...] but for the
-    shared `model` and `table`.
+    shared `model`, `table` and `tiles`.
 
-    `prompt` the clean one, [W]; `table` [R, D] decoder rows; `writes` where each of N occurrences
-    writes; `delta` [M, N] its change of activation from each corrupted prompt to the clean one;
-    `before` the metric's share of the positions before the window; `window` None for whole prompts.
+    `prompt` the clean one, [W]; `table` [R, D] decoder rows, in `tiles`; `writes` where each of N
+    occurrences writes; `delta` [M, N] its change of activation from each corrupted prompt to the
+    clean one; `before` the metric's share of the positions before the window; `window` None for
+    whole prompts.
     """
 
     model: Transformer
     prompt: Prompt
     table: Float[Array, "R D"]
+    tiles: Tiles
     writes: Writes
     delta: Float[Array, "*B M N"]
     before: Float[Array, "*B"]
@@ -74,6 +84,18 @@ class Problem(NamedTuple):
         """Return the `mlp_delta` that removes a set of one prompt's occurrences."""
         return removal_delta(self.table, self.writes, delta, members, *self.sizes)
 
+    def product(self, gradient: Float[Array, "L W D"]) -> Float[Array, " N"]:
+        """Return <row, gradient> of every occurrence, summed over its target layers."""
+        if self.window is None:
+            return gradient_times_write(self.table, self.writes, gradient)
+        return tiled_gradient_times_write(self.table, self.tiles, self.writes, gradient)
+
+    def written(self, weight: Float[Array, " N"]) -> Float[Array, "L W D"]:
+        """Return what occurrences write together, each times its weight."""
+        if self.window is None:
+            return write(self.table, self.writes, weight, *self.sizes)
+        return tiled_write(self.table, self.tiles, self.writes, weight, *self.sizes)
+
     def no_change(self) -> Float[Array, "L W D"]:
         """Return an `mlp_delta` of zeros."""
         return jnp.zeros((*self.sizes, self.model.config.d_model), jnp.float32)
@@ -85,6 +107,7 @@ def over_prompts(one: Callable[..., Any], problem: Problem, *arrays: Any) -> Any
         model=None,  # type: ignore[arg-type]
         prompt=0,  # type: ignore[arg-type]
         table=None,  # type: ignore[arg-type]
+        tiles=None,  # type: ignore[arg-type]
         writes=0,  # type: ignore[arg-type]
         delta=0,  # type: ignore[arg-type]
         before=0,  # type: ignore[arg-type]

@@ -194,7 +194,7 @@ def _problem(
         writes = writes._replace(position=writes.position - here.start[:, None])
         # Nothing changes before the window; what two programs round differently counts as equal.
         delta = jnp.where(writes.position[:, None] >= 0, delta, 0.0)
-    return Problem(model, prompts, decoder.table, writes, delta, before, here)
+    return Problem(model, prompts, decoder.table, decoder.tiles, writes, delta, before, here)
 
 
 def devices() -> list[str]:

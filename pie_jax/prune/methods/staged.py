@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.kernels import gradient_times_write
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection, with_scores
@@ -56,7 +55,7 @@ def gains(
                 return -kl_at_last(problem, clean, change - total - without, rule)
 
             gradient = jax.grad(negative_kl)(jnp.zeros_like(total))
-            return delta * gradient_times_write(problem.table, problem.writes, gradient)
+            return delta * problem.product(gradient)
 
         return mean_over_corruptions(under, problem.delta, total)
 

@@ -1,0 +1,56 @@
+"""Timing of compiled functions: warm-up, repeats, median and spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of some calls; `temporary_mib` is what the compiled program needs beside them.
+
+    `processor` is the median time that cores worked: on a machine that is shared, the steadier
+    number of a CPU; of an accelerator it says nothing.
+    """
+
+    median: float
+    processor: float
+    least: float
+    most: float
+    repeats: int
+    temporary_mib: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, for JSON."""
+        return asdict(self)
+
+
+def measure(
+    function: Callable[..., Any], *arguments: Any, repeats: int, warm_up: int = 2
+) -> Timing:
+    """Compile, call `warm_up` times, then time `repeats` calls, each until its result is there."""
+    compiled = jax.jit(function).lower(*arguments).compile()
+    for _ in range(warm_up):
+        jax.block_until_ready(compiled(*arguments))
+    seconds, processor = [], []
+    for _ in range(repeats):
+        start, worked = time.perf_counter(), time.process_time()
+        jax.block_until_ready(compiled(*arguments))
+        seconds.append(time.perf_counter() - start)
+        processor.append(time.process_time() - worked)
+    memory = compiled.memory_analysis()
+    temporary = 0 if memory is None else memory.temp_size_in_bytes
+    return Timing(
+        statistics.median(seconds),
+        statistics.median(processor),
+        min(seconds),
+        max(seconds),
+        repeats,
+        temporary / 2**20,
+    )
