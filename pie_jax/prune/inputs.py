@@ -119,7 +119,7 @@ class PruneInputs:
     def _rows(self) -> int:
         """Return how many positions of removals run side by side within `chunk_bytes`."""
         config = self.problem.model.config
-        return max(1, self.options.chunk_bytes // (4 * (4 * config.d_model + 3 * config.d_mlp)))
+        return max(1, self._chunk_bytes() // (4 * (4 * config.d_model + 3 * config.d_mlp)))
 
     def _sets_at_once(self, count: int) -> int:
         """Return how many sets of each prompt may have a stream in memory."""
@@ -138,12 +138,17 @@ class PruneInputs:
         cut = jax.tree.map(lambda x: np.asarray(x)[:, :count], result)
         return cut, np.asarray(complement)[:, :count]
 
+    def _chunk_bytes(self) -> int:
+        if self.options.chunk_bytes is not None:
+            return self.options.chunk_bytes
+        return 1 << 25 if jax.default_backend() == "cpu" else 1 << 30
+
     def side_by_side(self) -> int:
         """Return how many interventions a prompt fit `chunk_bytes` at once."""
         layers, length = self.problem.sizes
         batch, corruptions, _ = self.problem.delta.shape
         one = 4 * batch * corruptions * layers * length * self.problem.model.config.d_model
-        return max(1, self.options.chunk_bytes // one)
+        return max(1, self._chunk_bytes() // one)
 
     def _chunks(self, sets: np.ndarray) -> tuple[np.ndarray, int]:
         """Pad S to a multiple of the chunk, with sets of nobody."""

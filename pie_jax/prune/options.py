@@ -47,5 +47,5 @@ class PruneOptions:
     on_bad_pair: str = "error"  # or skip
     batch_size: int = 8
     seed: int = 0
-    chunk_bytes: int = 1 << 25
+    chunk_bytes: int | None = None  # by the device: 32 MiB on CPUs (their caches), 1 GiB elsewhere
     plain: bool = False  # every run whole and from the start: slow, for comparison
