@@ -52,8 +52,8 @@ def main(
     Console().print(table)
     Console().print(
         "score error: root mean square of the difference over that of the scores; overlap: mean "
-        f"Jaccard of the kept sets; KL: float32 / bfloat16 at K = {BUDGETS[1]}, each against its own "
-        "clean run."
+        f"Jaccard of the kept sets; KL: float32 / bfloat16 at K = {BUDGETS[1]}, each against its "
+        "own clean run."
     )
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -146,8 +146,10 @@ class PruneInputs:
     def side_by_side(self) -> int:
         """Return how many interventions a prompt fit `chunk_bytes` at once."""
         layers, length = self.problem.sizes
+        config = self.problem.model.config
         batch, corruptions, _ = self.problem.delta.shape
-        one = 4 * batch * corruptions * layers * length * self.problem.model.config.d_model
+        # The streams of all layers, and logits at every position.
+        one = 4 * batch * corruptions * length * max(layers * config.d_model, config.vocab_size)
         return max(1, self._chunk_bytes() // one)
 
     def _chunks(self, sets: np.ndarray) -> tuple[np.ndarray, int]:
