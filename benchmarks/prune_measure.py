@@ -76,7 +76,8 @@ def measure(work: Work, *, plain: bool) -> dict[str, Any]:
     parts = {
         name: _spread([one.seconds[name] / size for one in rounds]) for name in rounds[0].seconds
     }
-    whole = sum(one["median"] for one in parts.values())
+    alone = [name for name in parts if name.startswith("synergy, K")]
+    whole = sum(one["median"] for name, one in parts.items() if name not in alone)
     rates: dict[str, float] = {}
     for name in rounds[0].amounts:
         rates[name] = median(one.amounts[name] / one.seconds[one.of[name]] for one in rounds)
@@ -132,6 +133,9 @@ def _parts(pruner: Pruner, batch: PairBatch) -> _Round:
                 with one.part(f"synergy, K = {budget}"), counted(config) as flops:
                     kept += run_method(METHODS[name], inputs, (budget,))
                 one.did(f"pair_scan_K={budget}_flops", f"synergy, K = {budget}", flops[0])
+            with one.part("synergy, all budgets together"), counted(config) as flops:
+                run_method(METHODS[name], inputs, inputs.options.budgets)
+            one.did("pair_scan_flops", "synergy, all budgets together", flops[0])
         else:
             with one.part(name if name != "fap" else "fap, choosing"):
                 kept += run_method(METHODS[name], inputs, inputs.options.budgets)

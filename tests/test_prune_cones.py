@@ -12,7 +12,7 @@ from prune_helpers import columns, places, prepare, tiny_model, tiny_pairs, tiny
 
 import pie_jax
 from pie_jax.prune import inputs as inputs_module
-from pie_jax.prune.cones import Starts, plan, widths
+from pie_jax.prune.cones import Starts, distinct, plan, widths
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.options import PruneOptions, SynergyOptions
 from pie_jax.tasks import Pair
@@ -56,7 +56,22 @@ def test_every_set_stands_in_one_chunk_that_covers_it(data: st.DataObject):
                     assert cones.first[j, c] <= layer
                     # Every layer above the first that changes is run.
                     assert (j < cones.active[layer + 1 :]).all()
-    assert sorted(seen) == [(b, s) for b in range(batch) for s in range(count)]
+    changing = [
+        (b, s)
+        for b in range(batch)
+        for s in range(count)
+        if any(m >= 0 and starts.changes[b, m] for m in sets[b, s])
+    ]
+    assert sorted(seen) == changing
+
+
+def test_equal_sets_are_measured_once():
+    """In whatever order their members stand; every place finds its set."""
+    sets = np.array([[[1, 2], [2, 1], [-1, 3], [3, -1], [-1, -1], [1, 2]]], np.int32)
+    once, same = distinct(sets)
+    assert (once[0] != -1).any(axis=1).sum() == 2
+    for place, of in zip(sets[0], same[0], strict=True):
+        assert sorted(once[0, of]) == sorted(place)
 
 
 def test_chunks_depend_on_shapes_alone():

@@ -67,10 +67,25 @@ def widths(window: int) -> list[int]:
     return sorted({max(1, -(-window * part // parts)) for part in range(1, parts + 1)})
 
 
+def distinct(sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return sets [B, S, K] with nobody in place of what a prompt has already, and the place [B, S]
+    where each set stands."""
+    out = np.full_like(sets, NOBODY)
+    same = np.zeros(sets.shape[:2], np.int64)
+    for b, of_prompt in enumerate(np.sort(sets, axis=2)):
+        _, first, inverse = np.unique(of_prompt, axis=0, return_index=True, return_inverse=True)
+        same[b] = first[inverse.reshape(-1)]
+        out[b, first] = sets[b, first]
+    return out, same
+
+
 def plan(
     starts: Starts, sets: np.ndarray, corruptions: int, layers: int, window: int, rows: int
 ) -> list[Plan]:
-    """Sort the sets [B, S, K] of all prompts into chunks of about `rows` positions each."""
+    """Sort the sets [B, S, K] of all prompts into chunks of about `rows` positions each.
+
+    Sets that change nothing are left out.
+    """
     batch, count, members = sets.shape
     first, width = _cone(starts, sets, layers)
     shape = _Shape(batch, count, members, corruptions, layers)
@@ -97,14 +112,14 @@ def plan(
 
 def _cone(starts: Starts, sets: np.ndarray, layers: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first layer that each set changes and how many positions from its first one on,
-    [B, S]; a set that changes nothing is one position of the last layer."""
+    [B, S]; 0 positions where it changes nothing."""
     at = np.maximum(sets, 0)
     row = np.arange(len(sets))[:, None, None]
     there = (sets != NOBODY) & starts.changes[row, at]
     last = starts.last[:, None, None]
     first = np.where(there, starts.layer[row, at], layers - 1).min(axis=2, initial=layers - 1)
-    position = np.where(there, starts.position[row, at], last).min(axis=2, initial=1 << 30)
-    return first, starts.last[:, None] - np.minimum(position, last[:, :, 0]) + 1
+    position = np.where(there, starts.position[row, at], last + 1).min(axis=2, initial=1 << 30)
+    return first, starts.last[:, None] + 1 - np.minimum(position, last[:, :, 0] + 1)
 
 
 @dataclass(frozen=True)

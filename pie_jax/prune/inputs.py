@@ -11,7 +11,7 @@ import numpy as np
 from pie_jax.buckets import multiple
 from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.prune.cone_pass import cone_metrics
-from pie_jax.prune.cones import Starts, plan
+from pie_jax.prune.cones import Starts, distinct, plan
 from pie_jax.prune.metrics import METRICS, Metric, Prompt
 from pie_jax.prune.occurrences import Occurrences
 from pie_jax.prune.options import PruneOptions
@@ -83,28 +83,30 @@ class PruneInputs:
         """Return m_clean - m(set removed) for sets [B, S, K] of occurrences, [B, S]."""
         clean, _ = self.ends
         if self.problem.window is not None:
-            return clean[:, None] - self._cone_metrics(sets)
+            return self._cone_effects(sets, clean)
         padded, chunk = self._chunks(sets)
         values = removal_metrics(self.problem, jnp.asarray(padded), self.metric, chunk)
         return clean[:, None] - np.asarray(values)[:, : sets.shape[1]]
 
-    def _cone_metrics(self, sets: np.ndarray) -> np.ndarray:
-        """Return the metric with sets removed, each computed where it changes anything."""
+    def _cone_effects(self, sets: np.ndarray, clean: np.ndarray) -> np.ndarray:
+        """Return the effects of sets, each set once and computed where it changes anything."""
         problem = self.problem
+        sets, same = distinct(sets)
         layers, window = problem.sizes
         size = self._sets_at_once(sets.shape[1])
         blocks = -(-sets.shape[1] // size)
         pad = blocks * size - sets.shape[1]
         padded = np.pad(sets, ((0, 0), (0, pad), (0, 0)), constant_values=NOBODY)
-        values = np.zeros(padded.shape[:2], np.float32)
+        effects = np.zeros(padded.shape[:2], np.float32)
         for start in range(0, padded.shape[1], size):
             part = padded[:, start : start + size]
             versions = problem.delta.shape[1]
             for work in plan(self._starts, part, versions, layers, window, self._rows()):
                 found = cone_metrics(problem, work.cones, work.width, self.metric)
                 flat = np.asarray(found).reshape(-1)
-                values[work.prompts, start + work.sets] = flat[work.places].mean(axis=1)
-        return values[:, : sets.shape[1]]
+                change = clean[work.prompts] - flat[work.places].mean(axis=1)
+                effects[work.prompts, start + work.sets] = change
+        return np.take_along_axis(effects, same, axis=1)
 
     @cached_property
     def _starts(self) -> Starts:

@@ -102,25 +102,28 @@ def choose(plan: Plan, boost: np.ndarray, budget: int) -> np.ndarray:
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
-    """Rerank the cut at every budget."""
+    """Rerank the cut at every budget; the effects of all budgets are measured together."""
     scores, options = fap_scores(inputs), inputs.options.synergy
-    return [_select_one(inputs, scores, budget, options) for budget in budgets]
-
-
-def _select_one(
-    inputs: PruneInputs, scores: np.ndarray, budget: int, options: SynergyOptions
-) -> Selection:
     counts = inputs.occurrences.count.tolist()
     plans = [
-        plan(score, count, budget, options, inputs.generator(b, f"synergy-{budget}"))
-        for b, (score, count) in enumerate(zip(scores, counts, strict=True))
+        [
+            plan(score, count, budget, options, inputs.generator(b, f"synergy-{budget}"))
+            for b, (score, count) in enumerate(zip(scores, counts, strict=True))
+        ]
+        for budget in budgets
     ]
-    effects = inputs.removal_effects(np.stack([removal_sets(p, options) for p in plans]))
-    kept = [
-        choose(p, boosts(p, effect, score, budget, options), budget)
-        for p, effect, score in zip(plans, effects, scores, strict=True)
-    ]
-    return with_scores(np.stack(kept), scores)
+    sets = [np.stack([removal_sets(p, options) for p in of_budget]) for of_budget in plans]
+    effects = inputs.removal_effects(np.concatenate(sets, axis=1))
+    selections = []
+    for budget, of_budget, found in zip(
+        budgets, plans, np.split(effects, len(budgets), axis=1), strict=True
+    ):
+        kept = [
+            choose(p, boosts(p, effect, score, budget, options), budget)
+            for p, effect, score in zip(of_budget, found, scores, strict=True)
+        ]
+        selections.append(with_scores(np.stack(kept), scores))
+    return selections
 
 
 METHOD = Method("fap-synergy", "FAP, reranked around the cut by exact pair effects", select=select)
