@@ -20,6 +20,7 @@ from pie_jax.errors import InputError, PieError
 _WHERE = {
     "load_model": "pie_jax.models.loader",
     "LanguageModel": "pie_jax.models.loader",
+    "make_mesh": "pie_jax.mesh",
     "load_transcoder": "pie_jax.transcoders.loader",
     "Transcoder": "pie_jax.transcoders.stored",
     "load_pairs": "pie_jax.tasks",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pie_jax.buckets import multiple
+from pie_jax.mesh import fetch, mesh_of, put
 from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.prune.metrics import METRICS, Metric
 from pie_jax.prune.occurrences import Occurrences
@@ -22,6 +22,7 @@ from pie_jax.prune.passes import (
     removal_metrics,
     total_writes,
 )
+from pie_jax.prune.per_shard import per_shard
 from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
 
@@ -49,7 +50,7 @@ class PruneInputs:
         """Return gradient x write x change under a gradient rule, [B, N]; padding is 0."""
         if rule not in self._scores:
             _, gradient = metric_gradients(self.problem, self.metric, GRADIENT_RULES[rule])
-            self._scores[rule] = np.asarray(attribute(self.problem, gradient))
+            self._scores[rule] = fetch(attribute(self.problem, gradient))
         return self._scores[rule]
 
     def generator(self, index: int, salt: str) -> np.random.Generator:
@@ -60,30 +61,34 @@ class PruneInputs:
     @cached_property
     def total(self) -> jax.Array:
         """Return what all occurrences write together, [B, M, L, T, D]."""
-        return total_writes(self.problem)
+        return per_shard(total_writes, self.problem)
 
     @cached_property
     def ends(self) -> tuple[np.ndarray, Behaviour]:
         """Return the clean metric [B] and the behaviour with every occurrence removed."""
         clean, null = end_points(self.problem, self.total, self.metric)
-        return np.asarray(clean), jax.tree.map(np.asarray, null)
+        return fetch(clean), jax.tree.map(fetch, null)
 
     def removal_effects(self, sets: np.ndarray) -> np.ndarray:
         """Return m_clean - m(set removed) for sets [B, S, K] of occurrences, [B, S]."""
         clean, _ = self.ends
         padded, chunk = self._chunks(sets)
-        values = removal_metrics(self.problem, jnp.asarray(padded), self.metric, chunk)
-        return clean[:, None] - np.asarray(values)[:, : sets.shape[1]]
+        values = removal_metrics(self.problem, self.put(padded), self.metric, chunk)
+        return clean[:, None] - fetch(values)[:, : sets.shape[1]]
 
     def behaviour(self, kept: np.ndarray) -> tuple[Behaviour, np.ndarray]:
         """Return the behaviour of the circuits [B, S, K], and the complements' metric [B, S]."""
         count = kept.shape[1]
         padded, chunk = self._chunks(kept)
         result, complement = circuit_behaviour(
-            self.problem, self.total, jnp.asarray(padded), self.metric, chunk
+            self.problem, self.total, self.put(padded), self.metric, chunk
         )
-        cut = jax.tree.map(lambda x: np.asarray(x)[:, :count], result)
-        return cut, np.asarray(complement)[:, :count]
+        cut = jax.tree.map(lambda x: fetch(x)[:, :count], result)
+        return cut, fetch(complement)[:, :count]
+
+    def put(self, values: np.ndarray) -> jax.Array:
+        """Move a host array [B, ...] to the devices that hold the batch; `mesh.fetch` is back."""
+        return put(mesh_of(self.problem.delta), values)
 
     def side_by_side(self) -> int:
         """Return how many interventions a prompt fit `chunk_bytes` at once."""

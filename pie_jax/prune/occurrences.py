@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.buckets import bucket
+from pie_jax.buckets import bucket, multiple
 from pie_jax.kernels import Writes
+from pie_jax.mesh import MODEL, fetch, put
+from pie_jax.placement import place_weight
 from pie_jax.transcoders.modules import Encoder, active_mask
 from pie_jax.transcoders.stored import Transcoder
 
@@ -74,7 +76,7 @@ class OccurrenceFinder:
 
         None stands for one corruption under which every activation is 0.
         """
-        length = jnp.asarray(lengths)
+        length = put(self._transcoder.mesh, lengths)
         layers = [self._layer(layer, clean, corrupted, length) for layer in range(clean.shape[1])]
         return _merge(layers)
 
@@ -85,7 +87,7 @@ class OccurrenceFinder:
         x = clean[:, layer]
         y = None if corrupted is None else corrupted[:, :, layer]
         while True:
-            union = jax.tree.map(np.asarray, _union(encoder, x, y, length, self._capacity))
+            union = jax.tree.map(fetch, _union(encoder, x, y, length, self._capacity))
             most = int(union.active.max())
             if most <= self._capacity:
                 return union
@@ -157,17 +159,31 @@ def read_rows(transcoder: Transcoder, occurrences: Occurrences) -> DecoderTable:
     table = _read_table(transcoder, needed, bucket(size, _LEAST_CAPACITY))
     first = occurrences.layer
     last = first + width[first] - 1
-    writes = Writes(*(jnp.asarray(array) for array in (start, first, last, occurrences.position)))
+    where = (start, first, last, occurrences.position)
+    writes = Writes(*(put(transcoder.mesh, array) for array in where))
     return DecoderTable(table, writes)
 
 
 def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> Array:
-    """Read some features' rows layer by layer into one table [R, D] on the device."""
-    d_model = transcoder.config.d_model
-    table = np.zeros((size, d_model), transcoder.decoder_maps[0].dtype)
-    filled = 0
-    for layer, features in enumerate(needed):
-        rows = transcoder.rows(layer, features).reshape(-1, d_model)
-        table[filled : filled + len(rows)] = rows
-        filled += len(rows)
-    return jax.device_put(table)
+    """Read some features' rows layer by layer into one table [R, D], a shard its own rows."""
+    mesh, d_model = transcoder.mesh, transcoder.config.d_model
+    shape = (multiple(size, 1 if mesh is None else mesh.shape[MODEL]), d_model)
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        first, last, _ = index[0].indices(shape[0])
+        table = np.zeros((last - first, d_model), transcoder.decoder_maps[0].dtype)
+        start = 0
+        for layer, features in enumerate(needed):
+            width = transcoder.config.targets(layer)
+            end = start + len(features) * width
+            low, high = max(first, start), min(last, end)
+            if low < high:
+                skipped = (low - start) // width
+                some = features[skipped : -((start - high) // width)]
+                rows = transcoder.rows(layer, some).reshape(-1, d_model)
+                at = start + skipped * width
+                table[low - first : high - first] = rows[low - at : high - at]
+            start = end
+        return table
+
+    return place_weight(mesh, "decoder.table", shape, read)

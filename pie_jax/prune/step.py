@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from pie_jax.mesh import put
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batches import PairBatch
 from pie_jax.prune.inputs import PruneInputs
@@ -61,7 +61,7 @@ class Pruner:
         """Encode both runs of a batch and read the decoder rows that it needs."""
         site = self._transcoder.config.input_site
         with self._stage("encode"):
-            clean = transcoder_inputs(self._model, batch.clean, site)
+            clean = transcoder_inputs(self._model, self._put(batch.clean), site)
             corrupted = (
                 self._corrupted_inputs(batch.corrupted, site)
                 if self.options.corruption == "corrupted-prompt"
@@ -71,16 +71,19 @@ class Pruner:
         with self._stage("decoder rows"):
             decoder = read_rows(self._transcoder, occurrences)
         prompts = Prompt(
-            *(jnp.asarray(x) for x in (batch.clean, batch.length, batch.target, batch.distractor))
+            *map(self._put, (batch.clean, batch.length, batch.target, batch.distractor))
         )
-        delta = jnp.asarray(occurrences.delta)
+        delta = self._put(occurrences.delta)
         problem = Problem(self._model, prompts, decoder.table, decoder.writes, delta)
         return PruneInputs(problem, occurrences, batch.rows, self.options)
+
+    def _put(self, values: np.ndarray) -> jax.Array:
+        return put(self._transcoder.mesh, values)
 
     def _corrupted_inputs(self, tokens: np.ndarray, site: str) -> jax.Array:
         """Return what the transcoder reads on every corrupted version, [B, M, L, T, D]."""
         batch, versions, length = tokens.shape
-        read = transcoder_inputs(self._model, tokens.reshape(-1, length), site)
+        read = transcoder_inputs(self._model, self._put(tokens.reshape(-1, length)), site)
         return read.reshape(batch, versions, *read.shape[1:])
 
     def _scores(self, inputs: PruneInputs, scores: Columns, real: int) -> Columns:
