@@ -27,6 +27,7 @@ _WHERE = {
     "Pair": "pie_jax.tasks",
     "PruneOptions": "pie_jax.prune.options",
     "PruneResult": "pie_jax.prune.results",
+    "convert": "pie_jax.conversion",
     "load_result": "pie_jax.prune.folder",
     "Chosen": "pie_jax.evaluate.groups",
     "examples_run": "pie_jax.interpret.stage",

@@ -68,7 +68,9 @@ def start(
 def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
-        raise InputError("--coordinator, --processes and --process belong together; give all three.")
+        raise InputError(
+            "--coordinator, --processes and --process belong together; give all three."
+        )
     if coordinator is None or processes is None or process is None:
         return
     host, _, port = coordinator.rpartition(":")

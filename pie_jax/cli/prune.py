@@ -101,8 +101,9 @@ def prune(
     language_model = pie_jax.load_model(model, dtype, mesh=devices)
     clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=encoders == "disk", mesh=devices)
     with progress_bar("prune") as progress:
+        shown = progress if is_first() else None
         result = pie_jax.prune(
-            language_model, clt, rows, settings, out=out, progress=progress, source=str(pairs)
+            language_model, clt, rows, settings, out=out, progress=shown, source=str(pairs)
         )
     if not is_first():
         return

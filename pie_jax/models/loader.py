@@ -12,8 +12,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from pie_jax.checkpoint import MANIFEST
 from pie_jax.errors import InputError
 from pie_jax.hub import resolve_folder
+from pie_jax.models import orbax_folder
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.families import FAMILIES, Family
 from pie_jax.models.families.base import Fields, Tensor
@@ -26,7 +28,7 @@ _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
-_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def load_model(
     """
     folder = resolve_folder(name, demo="model", patterns=_PATTERNS, what="model")
     config = read_config(folder / "config.json")
-    transformer = load_transformer(folder, config, parse_dtype(dtype), mesh)
+    load = orbax_folder.load if orbax_folder.recognises(folder) else load_transformer
+    transformer = load(folder, config, parse_dtype(dtype), mesh)
     return LanguageModel(transformer, load_tokenizer(folder, config.vocab_size), str(name), folder)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,8 @@ class Transcoder:
 
     `encoder_arrays` one entry a layer; `decoder_maps` one [F, W, D] map a layer; `bias` [L, D];
     `resident` holds the encoders that were moved to the device, or is empty where they stay on
-    disk. On a `mesh`, encoders and rows are spread over it.
+    disk. On a `mesh`, encoders and rows are spread over it. `restore_encoder(layer, dtype, mesh)`
+    is there where a format has a way of its own.
     """
 
     config: TranscoderConfig
@@ -46,6 +47,7 @@ class Transcoder:
     bias: np.ndarray
     resident: tuple[Encoder, ...] = ()
     mesh: Mesh | None = None
+    restore_encoder: Callable[[int, DTypeLike | None, Mesh | None], Encoder] | None = None
 
     def encoder(self, layer: int) -> Encoder:
         """Return one layer's encoder, from the device if it is there, else read from disk."""
@@ -55,6 +57,8 @@ class Transcoder:
 
     def load_encoder(self, layer: int, dtype: DTypeLike | None = None) -> Encoder:
         """Read one layer's encoder from disk to the device or the mesh."""
+        if self.restore_encoder is not None:
+            return self.restore_encoder(layer, dtype, self.mesh)
         what = f"{self.folder}: encoder {layer}"
         return load_encoder(self.encoder_arrays[layer], what, dtype, self.mesh)
 
