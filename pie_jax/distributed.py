@@ -13,10 +13,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pie_jax.buckets import bucket
 from pie_jax.errors import InputError, PieError
 
 # How long a process may be silent before the others give up, and how long they wait at the end.
 TIMEOUT_SECONDS = 60
+# Most answers fit into one broadcast of this many bytes.
+_BLOCK = 1024
 _LENGTH = struct.Struct("<q")
 _Value = TypeVar("_Value")
 
@@ -95,9 +98,7 @@ def from_first(make: Callable[[], _Value]) -> _Value:
     """
     if jax.process_count() == 1:
         return make()
-    message = _message(make) if is_first() else b""
-    size = _broadcast(_LENGTH.pack(len(message)), _LENGTH.size)
-    done, value = pickle.loads(_broadcast(message, _LENGTH.unpack(size)[0]))
+    done, value = pickle.loads(_broadcast(_message(make) if is_first() else b""))
     if not done:
         raise value
     return value
@@ -122,7 +123,16 @@ def _message(make: Callable[[], Any]) -> bytes:
         return pickle.dumps((False, error))
 
 
-def _broadcast(message: bytes, size: int) -> bytes:
+def _broadcast(message: bytes) -> bytes:
+    """Return process 0's message; of few sizes, as each is another program to compile."""
+    block = _send(_LENGTH.pack(len(message)) + message[: _BLOCK - _LENGTH.size], _BLOCK)
+    (length,) = _LENGTH.unpack(block[: _LENGTH.size])
+    first = block[_LENGTH.size : _LENGTH.size + length]
+    left = length - len(first)
+    return first if left == 0 else first + _send(message[len(first) :], bucket(left, _BLOCK))[:left]
+
+
+def _send(message: bytes, size: int) -> bytes:
     buffer = np.zeros(size, np.uint8)
     buffer[: len(message)] = np.frombuffer(message, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8).tobytes()

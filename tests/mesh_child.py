@@ -1,7 +1,7 @@
-"""One of several processes of a run; started by test_distributed.py, not collected.
+"""One of two processes of a run; test_distributed.py starts it.
 
-Arguments: process, port, mesh, model's stand-in folder, results folder, seconds to wait after
-each batch, results of this process as a pickle.
+Arguments: process, port, mesh, the model's stand-in folder, results folder, seconds to wait after
+each batch, file for this process's results.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pickle
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from mesh_helpers import OPTIONS, PAIRS
@@ -17,10 +18,21 @@ from prune_helpers import tiny_model, tiny_transcoder
 
 import pie_jax
 from pie_jax import distributed
+from pie_jax.prune.step import Pruner
 
 process, port, mesh, stand_in, out, wait, results = sys.argv[1:]
 distributed.start(f"127.0.0.1:{port}", 2, int(process), timeout_seconds=10)
 assert (jax.device_count(), jax.local_device_count()) == (8, 4)
+computed: list[int] = []
+run_batch = Pruner.run
+
+
+def counted(self: Pruner, batch: Any) -> Any:
+    computed.append(int(batch.rows[0]))
+    return run_batch(self, batch)
+
+
+Pruner.run = counted  # type: ignore[method-assign]
 model = tiny_model(Path(stand_in))
 result = pie_jax.prune(
     model,
@@ -31,4 +43,4 @@ result = pie_jax.prune(
     out=out,
     progress=lambda *_: time.sleep(float(wait)),
 )
-Path(results).write_bytes(pickle.dumps(result))
+Path(results).write_bytes(pickle.dumps((result, computed)))

@@ -12,8 +12,8 @@ from prune_helpers import columns, tiny_pairs
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results import PruneResult
 
-# Two batches of one shape, the second with three rows of padding.
-PAIRS = tiny_pairs([12] * 13, seed=7)
+# Three batches of one shape, the last with seven rows of padding.
+PAIRS = tiny_pairs([12] * 17, seed=7)
 OPTIONS = PruneOptions(methods=("fap", "random"), budgets=(4, 8), batch_size=8)
 _COLLECTIVES = (
     *("all-reduce", "all-gather", "all-to-all", "reduce-scatter"),

@@ -66,6 +66,7 @@ def equal(found: Any, expected: Any, dtype: Any = None) -> None:
         np.testing.assert_array_equal(fetch(leaf), np.asarray(jnp.asarray(whole, dtype)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", MESHES)
 def test_what_was_saved_from_one_mesh_is_restored_on_another(converted: Converted, axes: str):
     mesh = pie_jax.make_mesh(axes)
@@ -79,6 +80,7 @@ def test_what_was_saved_from_one_mesh_is_restored_on_another(converted: Converte
     same_results(prune(model, clt, converted.pairs), converted.single)
 
 
+@pytest.mark.slow
 def test_it_is_read_without_a_mesh(converted: Converted):
     model = pie_jax.load_model(converted.folder / "model")
     on_disk = pie_jax.load_transcoder(converted.folder / "transcoder", encoders_on_disk=True)

@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from mesh_helpers import OPTIONS, PAIRS, same_results
 from prune_helpers import tiny_model, tiny_transcoder
@@ -25,6 +28,7 @@ from pie_jax.prune.results import TABLES, PruneResult
 
 HERE = Path(__file__).parent
 SECONDS = 240
+FIRST_ROWS = [0, 8, 16]
 
 
 @dataclass
@@ -42,13 +46,31 @@ class Pair:
     def words(self) -> str:
         return "".join((self.base / f"{i}.log").read_text()[-2000:] for i in range(2))
 
-    def results(self) -> list[PruneResult]:
+    def wait_for(self, path: Path) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not path.exists():
+            assert all(p.poll() is None for p in self.processes), self.words()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def results(self) -> list[tuple[PruneResult, list[int]]]:
+        """Return both processes' results, and the first rows of the batches they computed."""
         return [pickle.loads((self.base / f"{i}.pickle").read_bytes()) for i in range(2)]
 
     def end(self) -> None:
         for process in self.processes:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def started(base: Path, mesh: str, outs: list[Path], wait: float = 0) -> Iterator[Pair]:
+    """Start both processes and leave none behind; `outs` are their results folders."""
+    pair = start(base, mesh, outs, wait)
+    try:
+        yield pair
+    finally:
+        pair.end()
 
 
 def free_port() -> int:
@@ -58,7 +80,6 @@ def free_port() -> int:
 
 
 def start(base: Path, mesh: str, outs: list[Path], wait: float = 0) -> Pair:
-    """Start both processes; `outs` are their results folders."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent))),
@@ -86,55 +107,39 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> PruneResult:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["data=4,model=2", "model=8"])
-def test_two_processes_give_one_devices_results(mesh: str, single: PruneResult, tmp_path: Path):
-    """Prompts of each process, or weights cut over both; the second process writes nothing."""
+def test_two_processes_give_one_devices_results(single: PruneResult, tmp_path: Path):
+    """With weights cut over both processes; the second one writes nothing."""
     outs = [tmp_path / "first", tmp_path / "second"]
-    pair = start(tmp_path, mesh, outs)
-    try:
+    with started(tmp_path, "model=8", outs) as pair:
         assert pair.wait() == [0, 0], pair.words()
-    finally:
-        pair.end()
-    for result in pair.results():
+    for result, computed in pair.results():
         same_results(result, single)
+        assert computed == FIRST_ROWS
     same_results(pie_jax.load_result(outs[0]), single)
     assert not outs[1].exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_other_and_the_run_resumes(
-    victim: int, single: PruneResult, tmp_path: Path
-):
+def test_a_killed_process_ends_the_other_and_the_run_resumes(single: PruneResult, tmp_path: Path):
+    """First the second process is killed, then, in the resumed run, the first."""
     out = tmp_path / "out"
-    pair = start(tmp_path, "data=4,model=2", [out, out], wait=3)
-    try:
-        deadline = time.monotonic() + SECONDS
-        while not (out / "parts" / "batch-000000.npz").exists():
-            assert all(p.poll() is None for p in pair.processes), pair.words()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        pair.processes[victim].send_signal(signal.SIGKILL)
-        codes = pair.wait(60)
-    finally:
-        pair.end()
-    assert codes[victim] == -signal.SIGKILL
-    assert codes[1 - victim] != 0
-    # The batch that was on its way is not there.
-    assert [path.name for path in (out / "parts").glob("*.npz")] == ["batch-000000.npz"]
-    assert not list(out.glob("*.parquet"))
-    written = (out / "parts" / "batch-000000.npz").stat().st_mtime_ns
+    for victim, done in ((1, 0), (0, 1)):
+        with started(tmp_path, "data=4,model=2", [out, out], wait=2) as pair:
+            pair.wait_for(out / "parts" / f"batch-{done:06d}.npz")
+            pair.processes[victim].send_signal(signal.SIGKILL)
+            codes = pair.wait(60)
+        assert codes[victim] == -signal.SIGKILL
+        assert codes[1 - victim] != 0
+        # The batch that was on its way is not there.
+        left = sorted(path.name for path in (out / "parts").glob("*.npz"))
+        assert left == [f"batch-{index:06d}.npz" for index in range(done + 1)]
+        assert not list(out.glob("*.parquet"))
 
-    pair = start(tmp_path, "data=4,model=2", [out, out], wait=3)
-    try:
-        # Resumed: the first batch is read, not computed.
-        while not (out / "parts" / "batch-000001.npz").exists():
-            assert all(p.poll() is None for p in pair.processes), pair.words()
-            time.sleep(0.05)
-        assert (out / "parts" / "batch-000000.npz").stat().st_mtime_ns == written
+    with started(tmp_path, "data=4,model=2", [out, out]) as pair:
         assert pair.wait() == [0, 0], pair.words()
-    finally:
-        pair.end()
+    for result, computed in pair.results():
+        same_results(result, single)
+        assert computed == FIRST_ROWS[2:]
     assert {path.name for path in out.iterdir()} == {"run.json", *(f"{t}.parquet" for t in TABLES)}
     same_results(pie_jax.load_result(out), single)
 
@@ -172,6 +177,22 @@ def test_processes_join_where_the_environment_asks(environment: dict[str, str], 
 )
 def test_processes_that_mean_nothing_are_refused(arguments: tuple, named: str):
     refuses(lambda: distributed.start(*arguments), named)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 1016, 1017, 5000])
+def test_messages_of_any_size_arrive(size: int, monkeypatch: pytest.MonkeyPatch):
+    """In one broadcast or two, of few sizes."""
+    sizes = []
+    send = distributed.multihost_utils.broadcast_one_to_all
+
+    def watched(buffer: np.ndarray) -> np.ndarray:
+        sizes.append(len(buffer))
+        return send(buffer)
+
+    monkeypatch.setattr(distributed.multihost_utils, "broadcast_one_to_all", watched)
+    message = np.random.default_rng(0).bytes(size)
+    assert distributed._broadcast(message) == message
+    assert sizes == [1024] if size <= 1016 else sizes in ([1024, 1024], [1024, 4096])
 
 
 def test_one_process_decides_for_itself():
