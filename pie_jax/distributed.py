@@ -18,6 +18,8 @@ from pie_jax.errors import InputError, PieError
 
 # How long a process may be silent before the others give up, and how long they wait at the end.
 TIMEOUT_SECONDS = 60
+# How long the first waits for the last to start.
+MEET_SECONDS = 300
 # Most answers fit into one broadcast of this many bytes.
 _BLOCK = 1024
 _LENGTH = struct.Struct("<q")
@@ -52,7 +54,7 @@ def start(
             coordinator,
             processes,
             process,
-            initialization_timeout=timeout_seconds,
+            initialization_timeout=MEET_SECONDS,
             heartbeat_timeout_seconds=timeout_seconds,
             shutdown_timeout_seconds=timeout_seconds,
         )
@@ -63,8 +65,8 @@ def start(
         ) from error
     except RuntimeError as error:
         raise PieError(
-            f"--distributed: the processes did not meet ({str(error).splitlines()[0]}); check the "
-            "coordinator's address and that every process runs."
+            f"--distributed: cannot join the other processes ({str(error).splitlines()[0]}); check "
+            "the coordinator's address and that every process runs."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -177,6 +178,22 @@ def test_processes_join_where_the_environment_asks(environment: dict[str, str], 
 )
 def test_processes_that_mean_nothing_are_refused(arguments: tuple, named: str):
     refuses(lambda: distributed.start(*arguments), named)
+
+
+def test_no_cluster_is_bad_input(tmp_path: Path):
+    """Asked to join what is not there, the command says so at once."""
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(
+        json.dumps({"clean": "a b", "corrupted": "a c", "target": " d", "distractor": " e"}) + "\n"
+    )
+    command = [sys.executable, "-m", "pie_jax", "prune", "--pairs", str(pairs), "--distributed"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "finds no cluster" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("size", [0, 1000, 1016, 1017, 5000])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -33,7 +34,8 @@ from pie_jax.prune.passes import (
     removal_metrics,
     total_writes,
 )
-from pie_jax.prune.per_shard import per_shard
+from pie_jax.prune.per_shard import _on_mesh, per_shard
+from pie_jax.prune.problem import Problem
 from pie_jax.prune.results import PruneResult
 from pie_jax.transcoders.stored import Transcoder
 
@@ -194,19 +196,13 @@ def test_measuring_over_data_sends_nothing(tiny: Tiny):
     problem, total = inputs.problem, inputs.total
     sets = inputs.put(np.zeros((8, 4, 2), np.int32))
     for lowered in (
-        jax.jit(lambda problem: per_shard_total(problem)).lower(problem),
+        _on_mesh(total_writes, mesh_of(total), 0, ()).lower(problem),
         end_points.lower(problem, total, METRIC),
         removal_metrics.lower(problem, sets, METRIC, 2),
         circuit_behaviour.lower(problem, total, sets, METRIC, 2),
     ):
         assert collectives(lowered.compile()) == set()
     assert shard_shares(total) == {1 / 8}
-
-
-def per_shard_total(problem: Any) -> jax.Array:
-    from pie_jax.prune.per_shard import _on_mesh
-
-    return _on_mesh(total_writes, pie_jax.make_mesh("data=8"), 0, ())(problem)
 
 
 def test_traffic_is_seen_where_there_is_some(tiny: Tiny):
@@ -228,6 +224,41 @@ def test_a_pass_on_each_shard_gives_the_same(tiny: Tiny):
     whole = removal_metrics(inputs.problem, sets, METRIC, 3)
     parts = per_shard(removal_metrics, inputs.problem, sets, metric=METRIC, chunk=3)
     np.testing.assert_allclose(fetch(parts), fetch(whole), rtol=1e-5)
+
+
+def steps(problem: Problem, count: jax.Array) -> jax.Array:
+    """Run each prompt's model `count` times, each on what the last one left; [B]."""
+
+    def one(of_prompt: Any) -> jax.Array:
+        tokens, count = of_prompt
+
+        def step(_: Any, delta: jax.Array) -> jax.Array:
+            return jnp.tanh(problem.model.streams(tokens, delta).mlp_out)
+
+        return jax.lax.fori_loop(0, count, step, problem.no_change()).sum()
+
+    return jax.lax.map(one, (problem.prompt.tokens, count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_loops_of_every_shards_own_length(tiny: Tiny, mesh: str):
+    """Shards of prompts run different numbers of steps, and none waits for another's weights."""
+    inputs, one = tiny.inputs(mesh), prepare(tiny.model, tiny.transcoder, PAIRS[:8], OPTIONS)
+    count = np.array([5, 0, 1, 3, 9, 2, 2, 0], np.int32)
+    expected = np.asarray(jax.jit(steps)(one.problem, jnp.asarray(count)))
+    assert len(set(expected.tolist())) > 5
+    found = per_shard(steps, inputs.problem, inputs.put(count))
+    np.testing.assert_allclose(fetch(found), expected, rtol=1e-5, atol=1e-5)
+    if mesh == "data=8":
+        assert (
+            collectives(
+                _on_mesh(steps, mesh_of(found), 1, ())
+                .lower(inputs.problem, inputs.put(count))
+                .compile()
+            )
+            == set()
+        )
 
 
 # Shards
