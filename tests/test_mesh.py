@@ -33,6 +33,7 @@ from pie_jax.prune.passes import (
     metric_gradients,
     removal_metrics,
     total_writes,
+    transcoder_inputs,
 )
 from pie_jax.prune.per_shard import _on_mesh, per_shard
 from pie_jax.prune.problem import Problem
@@ -197,6 +198,7 @@ def test_measuring_over_data_sends_nothing(tiny: Tiny):
     sets = inputs.put(np.zeros((8, 4, 2), np.int32))
     for lowered in (
         _on_mesh(total_writes, mesh_of(total), 0, ()).lower(problem),
+        transcoder_inputs.lower(problem.model, problem.prompt.tokens, "resid_mid"),
         end_points.lower(problem, total, METRIC),
         removal_metrics.lower(problem, sets, METRIC, 2),
         circuit_behaviour.lower(problem, total, sets, METRIC, 2),
