@@ -6,7 +6,8 @@ import hashlib
 import os
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
@@ -104,6 +105,20 @@ def from_first(make: Callable[[], _Value]) -> _Value:
     if not done:
         raise value
     return value
+
+
+@contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Say what to do where a pass fails while several processes run."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise PieError(
+            f"a pass failed with several processes ({str(error).splitlines()[0]}); where one of "
+            "them died, repeat the command in every process to resume."
+        ) from error
 
 
 def require_same(text: str, what: str) -> None:

@@ -1,7 +1,8 @@
 """One of two processes of a run; test_distributed.py starts it.
 
 Arguments: process, port, mesh, the model's stand-in folder, results folder, seconds to wait after
-each batch, file for this process's results.
+each batch, file for this process's results. After the
+run the processes disagree once, and process 0 decides for both.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prune_helpers import tiny_model, tiny_transcoder
 
 import pie_jax
 from pie_jax import distributed
+from pie_jax.errors import InputError
 from pie_jax.prune.step import Pruner
 
 process, port, mesh, stand_in, out, wait, results = sys.argv[1:]
@@ -43,4 +45,22 @@ result = pie_jax.prune(
     out=out,
     progress=lambda *_: time.sleep(float(wait)),
 )
-Path(results).write_bytes(pickle.dumps((result, computed)))
+
+
+def refuse() -> None:
+    raise InputError(f"process {process} refuses.")
+
+
+refused = []
+for act in (
+    lambda: distributed.require_same(f"options of {process}", "the options"),
+    lambda: distributed.from_first(refuse),
+):
+    try:
+        act()
+    except InputError as error:
+        refused.append(str(error))
+distributed.require_same("options of both", "the options")
+answer = distributed.from_first(lambda: (process, bytes(5000)))
+said = (refused, answer)
+Path(results).write_bytes(pickle.dumps((result, computed, said)))

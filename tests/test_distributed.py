@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from refusals import refuses
 
 import pie_jax
 from pie_jax import distributed
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, PieError
 from pie_jax.prune.results import TABLES, PruneResult
 
 HERE = Path(__file__).parent
@@ -54,8 +55,9 @@ class Pair:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def results(self) -> list[tuple[PruneResult, list[int]]]:
-        """Return both processes' results, and the first rows of the batches they computed."""
+    def results(self) -> list[tuple[PruneResult, list[int], Any]]:
+        """Return both processes' results, the first rows of the batches they computed, and what
+        they said afterwards."""
         return [pickle.loads((self.base / f"{i}.pickle").read_bytes()) for i in range(2)]
 
     def end(self) -> None:
@@ -113,9 +115,15 @@ def test_two_processes_give_one_devices_results(single: PruneResult, tmp_path: P
     outs = [tmp_path / "first", tmp_path / "second"]
     with started(tmp_path, "model=8", outs) as pair:
         assert pair.wait() == [0, 0], pair.words()
-    for result, computed in pair.results():
+    for result, computed, (refused, answer) in pair.results():
         same_results(result, single)
         assert computed == FIRST_ROWS
+        # Whoever differs, and whatever process 0 meets, both hear of it.
+        assert [words.partition(";")[0] for words in refused] == [
+            "the options differ between the processes",
+            "process 0 refuses.",
+        ]
+        assert answer == ("0", bytes(5000))
     same_results(pie_jax.load_result(outs[0]), single)
     assert not outs[1].exists()
 
@@ -138,7 +146,7 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes(single: PruneResult
 
     with started(tmp_path, "data=4,model=2", [out, out]) as pair:
         assert pair.wait() == [0, 0], pair.words()
-    for result, computed in pair.results():
+    for result, computed, _ in pair.results():
         same_results(result, single)
         assert computed == FIRST_ROWS[2:]
     assert {path.name for path in out.iterdir()} == {"run.json", *(f"{t}.parquet" for t in TABLES)}
@@ -210,6 +218,19 @@ def test_messages_of_any_size_arrive(size: int, monkeypatch: pytest.MonkeyPatch)
     message = np.random.default_rng(0).bytes(size)
     assert distributed._broadcast(message) == message
     assert sizes == [1024] if size <= 1016 else sizes in ([1024, 1024], [1024, 4096])
+
+
+def test_a_failed_pass_names_the_way_out(monkeypatch: pytest.MonkeyPatch):
+    """With several processes; alone, it stays what it is."""
+
+    def fail() -> None:
+        with distributed.naming_lost_processes():
+            raise jax.errors.JaxRuntimeError("Connection closed by peer\nmore")
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        fail()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    refuses(fail, "Connection closed by peer", "resume", kind=PieError)
 
 
 def test_one_process_decides_for_itself():

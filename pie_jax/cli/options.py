@@ -26,7 +26,9 @@ Methods = Annotated[
 Budgets = Annotated[
     str, typer.Option("--budget", help="Comma-separated numbers of occurrences to keep.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Prompts side by side.")]
+BatchSize = Annotated[
+    int, typer.Option(help="Prompts side by side; on a mesh rounded up to a multiple of `data`.")
+]
 Mesh = Annotated[
     str | None,
     typer.Option(

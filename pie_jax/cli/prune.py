@@ -71,7 +71,7 @@ def prune(
     """
     import pie_jax
     from pie_jax.cli.devices import join_devices
-    from pie_jax.distributed import is_first
+    from pie_jax.distributed import is_first, naming_lost_processes
     from pie_jax.prune.checks import check_options
     from pie_jax.prune.options import PruneOptions, SynergyOptions
 
@@ -100,7 +100,7 @@ def prune(
     devices = join_devices(mesh, distributed, coordinator, processes, process)
     language_model = pie_jax.load_model(model, dtype, mesh=devices)
     clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=encoders == "disk", mesh=devices)
-    with progress_bar("prune") as progress:
+    with progress_bar("prune") as progress, naming_lost_processes():
         shown = progress if is_first() else None
         result = pie_jax.prune(
             language_model, clt, rows, settings, out=out, progress=shown, source=str(pairs)
