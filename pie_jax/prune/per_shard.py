@@ -16,7 +16,10 @@ from jax.sharding import PartitionSpec as P
 from pie_jax.mesh import DATA, mesh_of
 from pie_jax.prune.problem import Problem
 
-_SPLIT: Any = Problem(model=P(), prompt=P(DATA), table=P(), writes=P(DATA), delta=P(DATA))  # type: ignore[arg-type]
+# Everything of a batch is [B, ...] but what its prompts share.
+_SPLIT: Any = Problem(
+    **{name: P() if name in ("model", "table") else P(DATA) for name in Problem._fields}
+)
 
 
 def per_shard(function: Callable[..., Any], problem: Problem, *arrays: Any, **static: Any) -> Any:
