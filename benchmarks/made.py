@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import yaml
 from flax import nnx
 from safetensors.numpy import save_file
 
-from pie_jax.models.config import ModelConfig
+from pie_jax.models.config import PRESETS, ModelConfig
 from pie_jax.models.loader import save_model
 from pie_jax.models.transformer import Transformer
 from pie_jax.tasks import Pair
@@ -21,7 +23,10 @@ from pie_jax.tasks import Pair
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a made model and transcoder; `l0` active features per layer and token."""
+    """Sizes of a made model and transcoder; `l0` active features per layer and token.
+
+    `preset` names a real model's config; without one it is a Llama without grouped heads.
+    """
 
     layers: int
     d_model: int
@@ -31,9 +36,13 @@ class Shape:
     l0: int
     tokens: int = 18
     vocabulary: int = 512
+    preset: str | None = None
+    dtype: str = "float32"  # on disk
 
     def config(self) -> ModelConfig:
-        """Return the model's config: Llama without grouped heads."""
+        """Return the model's config."""
+        if self.preset is not None:
+            return PRESETS[self.preset]
         return ModelConfig(
             family="llama",
             vocab_size=self.vocabulary,
@@ -49,10 +58,31 @@ class Shape:
         )
 
 
+# Numbers drawn at once for a decoder.
+_BLOCK = 1 << 25
+
+
+def _real(preset: str, features: int) -> Shape:
+    config = PRESETS[preset]
+    return Shape(
+        layers=config.num_layers,
+        d_model=config.d_model,
+        d_mlp=config.d_mlp,
+        heads=config.num_heads,
+        features=features,
+        l0=48,
+        vocabulary=config.vocab_size,
+        preset=preset,
+        dtype="bfloat16",
+    )
+
+
 SHAPES = {
     "tiny": Shape(layers=4, d_model=64, d_mlp=128, heads=4, features=192, l0=16),
     "small": Shape(layers=8, d_model=512, d_mlp=2048, heads=8, features=4096, l0=48),
     "wide": Shape(layers=8, d_model=512, d_mlp=2048, heads=8, features=16384, l0=48),
+    "llama-3.2-1b": _real("llama-3.2-1b", features=32768),
+    "gemma-2-2b": _real("gemma-2-2b", features=16384),
 }
 
 
@@ -60,7 +90,8 @@ def make_model(shape: Shape, folder: Path, seed: int = 0) -> None:
     """Write a random model with a word-level tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    save_model(Transformer(shape.config(), nnx.Rngs(seed)), folder)
+    model = Transformer(shape.config(), nnx.Rngs(seed), jnp.dtype(shape.dtype))
+    save_model(model, folder, shape.dtype)
     words = ["<unk>", "<s>", *(f"w{i}" for i in range(shape.vocabulary - 2))]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -79,17 +110,18 @@ def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0
     random = np.random.default_rng(seed)
     cut = NormalDist().inv_cdf(1 - shape.l0 / shape.features)
     f, d = shape.features, shape.d_model
+    kind = jnp.dtype(shape.dtype)
     for layer in range(shape.layers):
         encoder = random.standard_normal((f, d), np.float32) / np.float32(np.sqrt(d))
         bias = np.full(f, -cut * scale[layer], np.float32)
         zero = np.zeros(d, np.float32)
+        tensors = {f"W_enc_{layer}": encoder, f"b_enc_{layer}": bias, f"b_dec_{layer}": zero}
         save_file(
-            {f"W_enc_{layer}": encoder, f"b_enc_{layer}": bias, f"b_dec_{layer}": zero},
+            {name: array.astype(kind) for name, array in tensors.items()},
             folder / f"W_enc_{layer}.safetensors",
         )
-        decoder = random.standard_normal((f, shape.layers - layer, d), np.float32)
-        decoder *= np.float32(0.1 / np.sqrt(d))
-        save_file({f"W_dec_{layer}": decoder}, folder / f"W_dec_{layer}.safetensors")
+        path = folder / f"W_dec_{layer}.safetensors"
+        _write_decoder(path, f"W_dec_{layer}", (f, shape.layers - layer, d), kind, random)
     config = {
         "model_name": "made",
         "model_kind": "cross_layer_transcoder",
@@ -97,6 +129,24 @@ def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0
         "feature_output_hook": "hook_mlp_out",
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def _write_decoder(
+    path: Path, name: str, shape: tuple[int, ...], kind: np.dtype, random: np.random.Generator
+) -> None:
+    """Write random rows a block at a time; a block is drawn once and repeated, shifted."""
+    size = int(np.prod(shape))
+    block = min(size, _BLOCK)
+    values = random.standard_normal(block, np.float32) * np.float32(0.1 / np.sqrt(shape[-1]))
+    values = values.astype(kind)
+    bytes_ = size * kind.itemsize
+    label = {2: "BF16", 4: "F32"}[kind.itemsize]
+    entry = {name: {"dtype": label, "shape": list(shape), "data_offsets": [0, bytes_]}}
+    header = json.dumps(entry).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for index, start in enumerate(range(0, size, block)):
+            file.write(np.roll(values, 977 * index)[: size - start].tobytes())
 
 
 def make_pairs(shape: Shape, count: int, seed: int = 0) -> list[Pair]:
@@ -118,7 +168,7 @@ def input_scale(folder: Path, shape: Shape, seed: int = 0) -> np.ndarray:
     """Return the RMS of each layer's resid_mid on random tokens, [L]."""
     from pie_jax.models.loader import load_model
 
-    model = load_model(folder).transformer
+    model = load_model(folder, shape.dtype).transformer
     tokens = np.random.default_rng(seed).integers(2, shape.vocabulary, shape.tokens)
     resid_mid = jax.jit(lambda m, t: m.streams(t).resid_mid)(model, tokens.astype(np.int32))
     return np.sqrt(np.mean(np.asarray(resid_mid) ** 2, axis=(1, 2)))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 # Occurrences whose rows are in flight at once; bounds the memory of `write` to CHUNK x D.
 _CHUNK = 4096
+_FEW = 4
 
 
 class Writes(NamedTuple):
@@ -67,10 +68,25 @@ def write(
 def _write_chunk(
     table: Array, writes: Writes, weight: Array, layers: int, length: int
 ) -> Float[Array, "L T D"]:
-    at = jax.nn.one_hot(writes.position, length, dtype=jnp.float32, axis=0) * weight
-
     def target(_, layer):
-        rows = writes.rows(table, layer)
-        return None, jnp.matmul(at, rows, precision=jax.lax.Precision.HIGHEST)
+        return None, write_layer(table, writes, weight, layer, length)
 
     return jax.lax.scan(target, None, jnp.arange(layers))[1]
+
+
+def write_layer(
+    table: Float[Array, "R D"],
+    writes: Writes,
+    weight: Float[Array, " N"],
+    layer: Int[Array, ""],
+    length: int,
+) -> Float[Array, "T D"]:
+    """Sum weight x decoder row for one target layer; what stands outside 0 .. T - 1 is left out."""
+    at = jax.nn.one_hot(writes.position, length, dtype=jnp.float32, axis=0) * weight
+    rows = writes.rows(table, layer)
+    if weight.shape[0] <= _FEW:
+        # A product so small costs more to start than to do.
+        return sum(
+            (at[:, k, None] * rows[k] for k in range(1, weight.shape[0])), at[:, :1] * rows[0]
+        )
+    return jnp.matmul(at, rows, precision=jax.lax.Precision.HIGHEST)

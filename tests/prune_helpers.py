@@ -262,10 +262,10 @@ class SlowPrompt:
     def __init__(self, inputs: PruneInputs, transcoder: Transcoder, index: int):
         found = inputs.occurrences
         self.model, self.decoders = inputs.problem.model, transcoder.decoder_maps
-        self.tokens = inputs.problem.prompt.tokens[index]
-        self.last = int(inputs.problem.prompt.length[index]) - 1
-        self.target = int(inputs.problem.prompt.target[index])
-        self.distractor = int(inputs.problem.prompt.distractor[index])
+        self.tokens = inputs.prompts.tokens[index]
+        self.last = int(inputs.prompts.length[index]) - 1
+        self.target = int(inputs.prompts.target[index])
+        self.distractor = int(inputs.prompts.distractor[index])
         self.count = int(found.count[index])
         real = slice(0, self.count)
         self.layer = found.layer[index, real].tolist()

@@ -24,7 +24,6 @@ from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import factp, fap_synergy
 from pie_jax.prune.options import PruneOptions, SynergyOptions
 from pie_jax.prune.passes import attribute
-from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
 from pie_jax.prune.step import Pruner
 from pie_jax.tasks import encode_pairs
@@ -97,7 +96,7 @@ class Family:
         (batch,) = batches(encoded, len(PROMPTS))
         # In order of the prompts, not of their lengths.
         order = np.argsort(batch.rows)
-        arrays = {name: x[order] for name, x in vars(batch).items() if name != "real"}
+        arrays = {name: x[order] for name, x in vars(batch).items() if isinstance(x, np.ndarray)}
         batch = replace(batch, **arrays)
         inputs = Pruner(self.reference.model, self.reference.transcoder, options).prepare(batch)
         known = np.zeros(inputs.problem.delta.shape, bool)
@@ -329,11 +328,13 @@ def test_products_with_the_reference_gradients(
     where their change is a small difference it keeps fewer digits."""
     inputs = family.inputs(corruption, metric)
     config, length = inputs.problem.model.config, inputs.problem.sizes[1]
+    start = np.asarray(inputs.prompts.length - inputs.problem.prompt.length)
     gradient = np.zeros((len(PROMPTS), config.num_layers, length, config.d_model), np.float32)
     for prompt in PROMPTS:
         kind = "grad" if method == "fap" else method
         theirs = family.reference[f"{prompt}/{kind}/{metric}"]
-        gradient[prompt, :, : theirs.shape[1]] = theirs
+        here = theirs[:, int(start[prompt]) :]
+        gradient[prompt, :, : here.shape[1]] = here
     scores = np.asarray(attribute(inputs.problem, jnp.asarray(gradient)))
     for prompt in PROMPTS:
         theirs = family.reference[f"{prompt}/{corruption}/{metric}/{method}"]
@@ -382,9 +383,9 @@ def test_factp(family: Family):
         return jax.tree.map(lambda x: x[:2], tree)
 
     found = type(whole.occurrences)(**first(vars(whole.occurrences)))
-    model, prompt, table, writes, delta = whole.problem
-    problem = Problem(model, first(prompt), table, first(writes), first(delta))
-    inputs = PruneInputs(problem, found, whole.rows[:2], whole.options)
+    batched = whole.problem._replace(model=None, table=None)
+    problem = first(batched)._replace(model=whole.problem.model, table=whole.problem.table)
+    inputs = PruneInputs(problem, first(whole.prompts), found, whole.rows[:2], whole.options)
     effects = factp.scores(inputs)
     for prompt in range(2):
         theirs = family.reference[f"{prompt}/corrupted_prompt/logit_diff/factp"]

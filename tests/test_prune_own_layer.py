@@ -107,8 +107,8 @@ def test_occurrences(case: Case, prompt: int):
     at = np.nonzero((clean > 0) | (corrupted > 0))
     for name, index in zip(("layer", "position", "feature"), at, strict=True):
         np.testing.assert_array_equal(rows[name], index)
-    np.testing.assert_allclose(rows["activation_clean"], clean[at], atol=1e-5)
-    np.testing.assert_allclose(rows["activation_corrupted"], corrupted[at], atol=1e-5)
+    np.testing.assert_allclose(rows["activation_clean"], clean[at], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(rows["activation_corrupted"], corrupted[at], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("prompt", range(2))

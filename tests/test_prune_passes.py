@@ -27,7 +27,7 @@ from slow_transformer import SlowTransformer
 import pie_jax
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.loader import LanguageModel, save_model
-from pie_jax.prune import occurrences, passes
+from pie_jax.prune import cone_pass, occurrences, passes
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, acdc, staged
 from pie_jax.prune.metrics import METRICS, Prompt
@@ -47,6 +47,7 @@ class Case:
     model: LanguageModel
     transcoder: Transcoder
     inputs: PruneInputs
+    plain: PruneInputs
 
     def slow(self, prompt: int) -> SlowPrompt:
         return SlowPrompt(self.inputs, self.transcoder, prompt)
@@ -58,7 +59,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     gemma = request.param == "gemma"
     model = tiny_model(tmp_path_factory.mktemp("tiny"), gemma=gemma)
     transcoder = tiny_transcoder(model, jump=gemma)
-    return Case(model, transcoder, prepare(model, transcoder, PAIRS, PruneOptions(batch_size=3)))
+    fast, plain = (
+        prepare(model, transcoder, PAIRS, PruneOptions(batch_size=3, plain=plain))
+        for plain in (False, True)
+    )
+    return Case(model, transcoder, fast, plain)
 
 
 # Circuits and complements
@@ -147,13 +152,15 @@ def slow_mean_kl(slow: SlowPrompt, removed: list[int]) -> float:
 
 
 def test_removal_effects_equal_one_slow_pass_a_set(case: Case):
-    """Sets of one, two and three, with -1 in any place."""
+    """Sets of one, two and three, with -1 in any place; in windows and cones, and plainly."""
     sets = np.array([[4, -1, -1], [-1, 7, 4], [0, 7, 30], [-1, -1, 0], [-1, -1, -1]], np.int32)
-    effects = case.inputs.removal_effects(np.stack([sets] * len(PROMPTS)))
+    whole = np.stack([sets] * len(PROMPTS))
+    effects, plain = case.inputs.removal_effects(whole), case.plain.removal_effects(whole)
     for prompt in PROMPTS:
         slow = case.slow(prompt)
         expected = [slow.effect(row[row >= 0].tolist()) for row in sets]
         np.testing.assert_allclose(effects[prompt], expected, atol=TOLERANCE)
+        np.testing.assert_allclose(plain[prompt], expected, atol=TOLERANCE)
         assert expected[-1] == 0
 
 
@@ -200,7 +207,7 @@ def test_gradient_rules_differ_and_padding_scores_nothing(case: Case):
 
 def test_metrics_read_the_last_real_position(case: Case):
     """Against the logits of the same prompt without padding."""
-    model, prompts = case.inputs.problem.model, case.inputs.problem.prompt
+    model, prompts = case.inputs.problem.model, case.inputs.prompts
     for row in PROMPTS:
         length = LENGTHS[row]
         prompt = Prompt(*(array[row] for array in prompts))
@@ -216,7 +223,7 @@ def test_metrics_read_the_last_real_position(case: Case):
 
 @pytest.mark.parametrize("site", ["resid_mid", "mlp_in"])
 def test_transcoder_inputs(case: Case, site: str):
-    model, tokens = case.inputs.problem.model, case.inputs.problem.prompt.tokens
+    model, tokens = case.inputs.problem.model, case.inputs.prompts.tokens
     ours = np.asarray(transcoder_inputs(model, tokens, site))
     for row in PROMPTS:
         theirs = np.asarray(model.streams(tokens[row]).resid_mid)
@@ -241,11 +248,11 @@ def test_kl_divergence():
 # Compilation
 
 JITTED = {
-    "transcoder_inputs": passes.transcoder_inputs,
     "metric_gradients": passes.metric_gradients,
     "attribute": passes.attribute,
     "total_writes": passes.total_writes,
-    "removal_metrics": passes.removal_metrics,
+    "read_windows": passes.read_windows,
+    "cone_metrics": cone_pass.cone_metrics,
     "circuit_behaviour": passes.circuit_behaviour,
     "end_points": passes.end_points,
     "_union": occurrences._union,
@@ -287,7 +294,8 @@ def test_other_prompts_of_the_same_shape_compile_nothing(
     def run(pairs: list[pie_jax.Pair], **changes: object) -> pie_jax.PruneResult:
         return pie_jax.prune(case.model, case.transcoder, pairs, replace(options, **changes))
 
-    first = run(tiny_pairs([16, 9, 12], seed=1))
+    # Both sets change from as far back, by the bucket.
+    first = run(tiny_pairs([16, 9, 12], seed=3))
     before = {name: function._cache_size() for name, function in JITTED.items()}
     assert all(before.values())
     with compilations() as seen:

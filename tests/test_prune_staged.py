@@ -9,7 +9,7 @@ import pytest
 from prune_helpers import prepare, tiny_model, tiny_pairs, tiny_transcoder
 
 import pie_jax
-from pie_jax.kernels import Writes, write
+from pie_jax.kernels import write
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.loader import load_model
 from pie_jax.prune.methods.staged import best_additions, gains, stage_ends
@@ -36,24 +36,26 @@ def test_additions_are_signed_and_new():
     assert sorted(best_additions(gain, np.array([3]), 9).tolist()) == [0, 1, 2]
 
 
-def test_gain_is_the_slope_of_minus_kl_at_the_circuit(tmp_path):
+@pytest.mark.parametrize("plain", [True, False])
+def test_gain_is_the_slope_of_minus_kl_at_the_circuit(tmp_path, plain):
     model = tiny_model(tmp_path / "model")
-    inputs = prepare(
-        model, tiny_transcoder(model, bias=0.0), tiny_pairs([12, 10], seed=4), PruneOptions()
-    )
+    transcoder, pairs = tiny_transcoder(model, bias=0.0), tiny_pairs([12, 10], seed=4)
+    fast = prepare(model, transcoder, pairs, PruneOptions(plain=plain))
+    inputs = prepare(model, transcoder, pairs, PruneOptions(plain=True))
     kept = np.array([[0, 3, 5], [1, 2, 7]], np.int32)
-    gain = np.asarray(gains(inputs.problem, inputs.total, jnp.asarray(kept), FULL))
+    gain = np.asarray(gains(fast.problem, fast.total, jnp.asarray(kept), FULL))
     layers, length = inputs.problem.sizes
     delta = np.asarray(inputs.problem.delta)[:, 0]
     step = 1e-2
     for b in range(2):
-        prompt = jax.tree.map(lambda x: x[b], inputs.problem.prompt)  # noqa: B023
-        writes = Writes(*(array[b] for array in inputs.problem.writes))
-        clean = last_logits(model.transformer, model.transformer.streams(prompt.tokens)[0], prompt)
+        of_batch = inputs.problem._replace(model=None, table=None)
+        problem = jax.tree.map(lambda x: x[b], of_batch)  # noqa: B023
+        problem = problem._replace(model=model.transformer, table=inputs.problem.table)
+        clean = last_logits(model.transformer, problem.clean(), problem.prompt)
 
-        def kl(weights, b=b, prompt=prompt, writes=writes, clean=clean):
-            change = write(inputs.problem.table, writes, jnp.asarray(weights), layers, length)
-            return float(kl_at_last(model.transformer, prompt, clean, change - inputs.total[b, 0]))
+        def kl(weights, b=b, problem=problem, clean=clean):
+            change = write(problem.table, problem.writes, jnp.asarray(weights), layers, length)
+            return float(kl_at_last(problem, clean, change - inputs.total[b, 0]))
 
         here = np.zeros(delta.shape[1], np.float32)
         here[kept[b]] = delta[b, kept[b]]

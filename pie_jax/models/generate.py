@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.models.config import rope_frequencies
 from pie_jax.models.gradient_rules import FULL
-from pie_jax.models.transformer import Transformer
+from pie_jax.models.transformer import KeyValues, Transformer
 
 
 class Steering(NamedTuple):
@@ -110,7 +110,7 @@ def extend(
         q, k, v = block.attention.project(block.attention_norm(x, FULL), angles)
         keys = jax.lax.dynamic_update_slice(keys, k, (start, 0, 0))
         values = jax.lax.dynamic_update_slice(values, v, (start, 0, 0))
-        attended = block.attention.attend(q, keys, values, mask, FULL)
+        attended = block.attention.attend(q, [KeyValues(keys, values, mask)], FULL)
         resid_mid = block.add_attention(x, attended, FULL)
         x = resid_mid + block.mlp_output(resid_mid, FULL)
         if steering is not None:

@@ -6,10 +6,12 @@ V vocabulary. Batches come from `jax.vmap` outside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -54,6 +56,14 @@ class Norm(nnx.Module):
         return x * rule.norm_scale(scale) * weight
 
 
+class KeyValues(NamedTuple):
+    """Keys and values at S positions, and which of them T queries see."""
+
+    keys: Float[Array, "S G K"]
+    values: Float[Array, "S G K"]
+    mask: Bool[Array, "T S"]
+
+
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
@@ -73,7 +83,8 @@ class Attention(nnx.Module):
         mask: Bool[Array, "T T"],
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
-        return self.attend(*self.project(x, angles), mask, rule)
+        q, k, v = self.project(x, angles)
+        return self.attend(q, [KeyValues(k, v, mask)], rule)
 
     def project(
         self, x: Float[Array, "T D"], angles: Float[Array, "T half"]
@@ -86,20 +97,19 @@ class Attention(nnx.Module):
     def attend(
         self,
         q: Float[Array, "T H K"],
-        k: Float[Array, "S G K"],
-        v: Float[Array, "S G K"],
-        mask: Bool[Array, "T S"],
+        sources: Sequence[KeyValues],
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
-        """Return what the heads write, from keys and values at S positions."""
-        config, g = self.config, self.config.num_kv_heads
+        """Return what the heads write, from the keys and values of all sources together."""
+        config, g, dtype = self.config, self.config.num_kv_heads, self.query[...].dtype
         q = q.reshape(q.shape[0], g, config.num_heads // g, config.head_dim)
-        scores = _einsum("tgrk,sgk->grts", q, k, self.query[...].dtype) * config.scale
-        if config.attention_softcap is not None:
-            cap = config.attention_softcap
-            scores = cap * jnp.tanh(scores / cap)
-        pattern = rule.pattern(jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1))
-        z = _einsum("grts,sgk->tgrk", pattern, v, self.query[...].dtype)
+        scores = jnp.concatenate([_scores(q, source, config, dtype) for source in sources], -1)
+        pattern = rule.pattern(jax.nn.softmax(scores, axis=-1))
+        ends = np.cumsum([source.mask.shape[-1] for source in sources])[:-1]
+        parts = jnp.split(pattern, ends, axis=-1)
+        z = jnp.zeros(q.shape, jnp.float32)
+        for part, source in zip(parts, sources, strict=True):
+            z = z + _einsum("grts,sgk->tgrk", part, source.values, dtype)
         z = z.reshape(z.shape[0], config.num_heads, config.head_dim)
         return _project("thk,hkd->td", z, self.output)
 
@@ -224,8 +234,19 @@ class Transformer(nnx.Module):
         self, residual: Float[Array, "T D"], rule: GradientRule = FULL
     ) -> Float[Array, "T V"]:
         """Turn the last residual stream at any positions into logits, float32."""
-        table = self.embedding if self.unembedding is None else self.unembedding
-        logits = _project("td,vd->tv", self.final_norm(residual, rule), table)
+        return self._logits(residual, self._unembedding_rows(), rule)
+
+    def unembed_ids(
+        self, residual: Float[Array, "T D"], ids: Int[Array, " I"], rule: GradientRule = FULL
+    ) -> Float[Array, "T I"]:
+        """Return the logits of a few words only, float32."""
+        return self._logits(residual, self._unembedding_rows()[ids], rule)
+
+    def _unembedding_rows(self) -> Float[Array, "V D"]:
+        return (self.embedding if self.unembedding is None else self.unembedding)[...]
+
+    def _logits(self, residual: Array, rows: Array, rule: GradientRule) -> Array:
+        logits = _einsum("td,vd->tv", self.final_norm(residual, rule), rows, rows.dtype)
         cap = self.config.final_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
@@ -266,6 +287,16 @@ def _masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
     if config.sliding_window is None:
         return causal, causal
     return causal, causal & (distance < config.sliding_window)
+
+
+def _scores(
+    q: Float[Array, "T G R K"], source: KeyValues, config: ModelConfig, dtype: DTypeLike
+) -> Float[Array, "G R T S"]:
+    scores = _einsum("tgrk,sgk->grts", q, source.keys, dtype) * config.scale
+    if config.attention_softcap is not None:
+        cap = config.attention_softcap
+        scores = cap * jnp.tanh(scores / cap)
+    return jnp.where(source.mask, scores, -jnp.inf)
 
 
 def _project(spec: str, x: Array, weight: nnx.Param) -> Array:

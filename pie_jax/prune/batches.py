@@ -12,14 +12,16 @@ from pie_jax.buckets import bucket
 from pie_jax.tasks.encode import EncodedPair
 
 _LEAST_LENGTH = 16
+_LEAST_WINDOW = 4
 
 
 @dataclass(frozen=True)
 class PairBatch:
     """B pairs of prompts, padded on the right to one length; only `real` rows count.
 
-    `clean` [B, T]; `corrupted` [B, M, T], M corrupted versions of each; `rows` [B] the pairs' places
-    in the input; `target`, `distractor` [B] ids, 0 where not needed.
+    `clean` [B, T]; `corrupted` [B, M, T], M corrupted versions of each; `rows` [B] the pairs'
+    places in the input; `target`, `distractor` [B] ids, 0 where not needed. `window`: outside the
+    last so many positions of each prompt, its versions are the same.
     """
 
     clean: np.ndarray
@@ -29,6 +31,7 @@ class PairBatch:
     distractor: np.ndarray
     rows: np.ndarray
     real: int
+    window: int
 
 
 def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
@@ -50,7 +53,8 @@ def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
             waiting = group
             continue
         waiting = []
-        result += [_batch(part, size, length) for part in _parts(group, size)]
+        window = min(bucket(max(map(_changing, group), default=1), _LEAST_WINDOW), length)
+        result += [_batch(part, size, length, window) for part in _parts(group, size)]
     return result
 
 
@@ -59,7 +63,16 @@ def _parts(pairs: list[EncodedPair], size: int) -> Iterator[list[EncodedPair]]:
         yield pairs[start : start + size]
 
 
-def _batch(pairs: list[EncodedPair], size: int, length: int) -> PairBatch:
+def _changing(pair: EncodedPair) -> int:
+    """Return how many positions there are from the first that differs in any version."""
+    same = (
+        next(i for i, (a, b) in enumerate(zip(pair.clean, version, strict=True)) if a != b)
+        for version in pair.corrupted
+    )
+    return len(pair.clean) - min(same)
+
+
+def _batch(pairs: list[EncodedPair], size: int, length: int, window: int) -> PairBatch:
     full = pairs + [pairs[-1]] * (size - len(pairs))
 
     def padded(rows: Sequence[tuple[int, ...]]) -> np.ndarray:
@@ -77,4 +90,5 @@ def _batch(pairs: list[EncodedPair], size: int, length: int) -> PairBatch:
         distractor=np.array([pair.distractor_id or 0 for pair in full], np.int32),
         rows=np.array([pair.index for pair in full], np.int64),
         real=len(pairs),
+        window=window,
     )

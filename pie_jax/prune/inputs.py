@@ -10,7 +10,8 @@ import numpy as np
 from pie_jax.buckets import multiple
 from pie_jax.mesh import fetch, mesh_of, put
 from pie_jax.models.gradient_rules import GRADIENT_RULES
-from pie_jax.prune.metrics import METRICS, Metric
+from pie_jax.prune.cones import Starts
+from pie_jax.prune.metrics import METRICS, Metric, Prompt
 from pie_jax.prune.occurrences import Occurrences
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.passes import (
@@ -25,19 +26,29 @@ from pie_jax.prune.passes import (
 from pie_jax.prune.per_shard import per_shard
 from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
+from pie_jax.prune.shard_cones import cone_values
+
+# Bounds the residual streams of removals that wait for their next layer.
+_STREAM_BYTES = 1 << 28
 
 
 class PruneInputs:
     """One batch of prompts with its occurrences: scores, exact effects and behaviour on request.
 
-    Shapes: B prompts, N occurrences each (padded), S sets, K members. `rows` [B] are the
-    prompts' places in the input, from which random draws are seeded.
+    Shapes: B prompts, N occurrences each (padded), S sets, K members. `prompts` are whole ones,
+    those of `problem` may start at its window; `rows` [B] are the prompts' places in the input,
+    from which random draws are seeded.
     """
 
     def __init__(
-        self, problem: Problem, occurrences: Occurrences, rows: np.ndarray, options: PruneOptions
+        self,
+        problem: Problem,
+        prompts: Prompt,
+        occurrences: Occurrences,
+        rows: np.ndarray,
+        options: PruneOptions,
     ):
-        self.problem, self.occurrences = problem, occurrences
+        self.problem, self.prompts, self.occurrences = problem, prompts, occurrences
         self.rows, self.options = rows, options
         self._scores: dict[str, np.ndarray] = {}
 
@@ -72,9 +83,47 @@ class PruneInputs:
     def removal_effects(self, sets: np.ndarray) -> np.ndarray:
         """Return m_clean - m(set removed) for sets [B, S, K] of occurrences, [B, S]."""
         clean, _ = self.ends
+        if self.problem.window is not None:
+            return clean[:, None] - self._cone_metrics(sets)
         padded, chunk = self._chunks(sets)
         values = removal_metrics(self.problem, self.put(padded), self.metric, chunk)
         return clean[:, None] - fetch(values)[:, : sets.shape[1]]
+
+    def _cone_metrics(self, sets: np.ndarray) -> np.ndarray:
+        """Return the metric with sets removed, each computed where it changes anything."""
+        size = self._sets_at_once(sets.shape[1])
+        blocks = -(-sets.shape[1] // size)
+        pad = blocks * size - sets.shape[1]
+        padded = np.pad(sets, ((0, 0), (0, pad), (0, 0)), constant_values=NOBODY)
+        values = np.zeros(padded.shape[:2], np.float32)
+        for start in range(0, padded.shape[1], size):
+            part = np.s_[:, start : start + size]
+            values[part] = cone_values(
+                self.problem, self._starts, padded[part], self.metric, self._rows()
+            )
+        return values[:, : sets.shape[1]]
+
+    @cached_property
+    def _starts(self) -> Starts:
+        found, prompt = self.occurrences, self.problem.prompt
+        return Starts(
+            layer=found.layer,
+            position=fetch(self.problem.writes.position),
+            changes=(fetch(self.problem.delta) != 0).any(axis=1),
+            last=fetch(prompt.length) - 1,
+        )
+
+    def _rows(self) -> int:
+        """Return how many positions of removals run side by side within `chunk_bytes`."""
+        config = self.problem.model.config
+        return max(1, self.options.chunk_bytes // (4 * (4 * config.d_model + 3 * config.d_mlp)))
+
+    def _sets_at_once(self, count: int) -> int:
+        """Return how many sets of each prompt may have a stream in memory."""
+        batch, versions, _ = self.problem.delta.shape
+        one = 4 * batch * versions * self.problem.sizes[1] * self.problem.model.config.d_model
+        parts = -(-count * one // _STREAM_BYTES)
+        return -(-count // max(parts, 1))
 
     def behaviour(self, kept: np.ndarray) -> tuple[Behaviour, np.ndarray]:
         """Return the behaviour of the circuits [B, S, K], and the complements' metric [B, S]."""

@@ -28,38 +28,58 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """`value(model, residual [T, D], prompt, rule) -> scalar`, and whether it needs an answer."""
+    """A sum over positions: `each(model, residual [P, D], prompt, rule) -> [P]` is their shares.
+
+    `last_only`: only the last position of the prompt counts.
+    """
 
     name: str
     needs_target: bool
-    value: Callable[[Transformer, Array, Prompt, GradientRule], Array]
+    last_only: bool
+    each: Callable[[Transformer, Array, Prompt, GradientRule], Array]
+
+    def value(
+        self,
+        model: Transformer,
+        residual: Float[Array, "T D"],
+        prompt: Prompt,
+        rule: GradientRule = FULL,
+    ) -> Float[Array, ""]:
+        """Return the metric of a run from the last residual stream of the prompt."""
+        if self.last_only:
+            return self.each(model, last_position(residual, prompt), prompt, rule)[0]
+        shares = self.each(model, residual, prompt, rule)
+        return jnp.where(jnp.arange(shares.shape[0]) < prompt.length, shares, 0.0).sum()
+
+
+def last_position(residual: Float[Array, "T D"], prompt: Prompt) -> Float[Array, "1 D"]:
+    """Return the stream at the last position of a padded prompt."""
+    return jax.lax.dynamic_slice_in_dim(residual, prompt.length - 1, 1)
 
 
 def last_logits(
     model: Transformer, residual: Float[Array, "T D"], prompt: Prompt, rule: GradientRule = FULL
 ) -> Float[Array, " V"]:
     """Return the logits at the last position of a padded prompt."""
-    last = jax.lax.dynamic_slice_in_dim(residual, prompt.length - 1, 1)
-    return model.unembed(last, rule)[0]
+    return model.unembed(last_position(residual, prompt), rule)[0]
 
 
 def logit_diff(
-    model: Transformer, residual: Float[Array, "T D"], prompt: Prompt, rule: GradientRule
-) -> Float[Array, ""]:
-    """Logit of the target minus logit of the distractor at the last position."""
-    logits = last_logits(model, residual, prompt, rule)
-    return logits[prompt.target] - logits[prompt.distractor]
+    model: Transformer, residual: Float[Array, "P D"], prompt: Prompt, rule: GradientRule
+) -> Float[Array, " P"]:
+    """Logit of the target minus logit of the distractor."""
+    logits = model.unembed_ids(residual, jnp.stack([prompt.target, prompt.distractor]), rule)
+    return logits[:, 0] - logits[:, 1]
 
 
 def logsumexp(
-    model: Transformer, residual: Float[Array, "T D"], prompt: Prompt, rule: GradientRule
-) -> Float[Array, ""]:
-    """Sum over positions of log(sum(exp(logits)))."""
-    each = jax.nn.logsumexp(model.unembed(residual, rule), axis=-1)
-    return jnp.where(jnp.arange(each.shape[0]) < prompt.length, each, 0.0).sum()
+    model: Transformer, residual: Float[Array, "P D"], prompt: Prompt, rule: GradientRule
+) -> Float[Array, " P"]:
+    """log(sum(exp(logits)))."""
+    return jax.nn.logsumexp(model.unembed(residual, rule), axis=-1)
 
 
 METRICS: dict[str, Metric] = {
-    "logit-diff": Metric("logit-diff", True, logit_diff),
-    "logsumexp": Metric("logsumexp", False, logsumexp),
+    "logit-diff": Metric("logit-diff", True, True, logit_diff),
+    "logsumexp": Metric("logsumexp", False, False, logsumexp),
 }

@@ -32,7 +32,8 @@ class AcdcOptions:
 class PruneOptions:
     """What to compute; `prune.checks` knows the names.
 
-    `chunk_bytes` bounds the memory of the interventions that run side by side.
+    `chunk_bytes` bounds the memory of the interventions that run side by side; `plain` redoes
+    every run from the start instead of reusing the clean one.
     """
 
     methods: tuple[str, ...] = DEFAULT_METHODS
@@ -47,3 +48,4 @@ class PruneOptions:
     batch_size: int = 8
     seed: int = 0
     chunk_bytes: int = 1 << 25
+    plain: bool = False  # every run whole and from the start: slow, for comparison

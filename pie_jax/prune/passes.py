@@ -1,6 +1,6 @@
 """The compiled passes of pruning: one prompt inside, a batch outside, shapes static.
 
-Shapes: B batch, M corruptions, L layers, T positions, D model, N occurrences, S sets, K members
+Shapes: B batch, M corruptions, L layers, W positions, D model, N occurrences, S sets, K members
 of a set. Where there are several corruptions, results are means over them.
 """
 
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from pie_jax.kernels import Writes, gradient_times_write, map_sets, write
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.transformer import Transformer
+from pie_jax.models.windows import Window, record, run_window, window
 from pie_jax.prune.metrics import Metric, Prompt, last_logits
 from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 
@@ -43,18 +44,73 @@ def transcoder_inputs(model: Transformer, tokens: Int[Array, "B T"], site: str) 
     return jax.vmap(one)(tokens)
 
 
+class Reading(NamedTuple):
+    """What a batch of prompts is read for: the transcoder's inputs on the clean run [B, L, T, D]
+    and on the corrupted ones [B, M, L, T, D], the window, and the metric before it [B]."""
+
+    clean: Float[Array, "B L T D"]
+    corrupted: Float[Array, "B M L T D"] | None
+    window: Window | None
+    before: Float[Array, " B"]
+
+
+def read_whole(
+    model: Transformer, prompts: Prompt, corrupted: Int[Array, "B M T"] | None, site: str
+) -> Reading:
+    """Run every version of each prompt from the start: the plain path, for comparison."""
+    read = None
+    if corrupted is not None:
+        batch, versions, length = corrupted.shape
+        read = transcoder_inputs(model, corrupted.reshape(-1, length), site)
+        read = read.reshape(batch, versions, *read.shape[1:])
+    zero = jnp.zeros(prompts.length.shape, jnp.float32)
+    return Reading(transcoder_inputs(model, prompts.tokens, site), read, None, zero)
+
+
+@partial(jax.jit, static_argnames=("size", "site", "metric"))
+def read_windows(
+    model: Transformer,
+    prompts: Prompt,
+    corrupted: Int[Array, "B M T"] | None,
+    start: Int[Array, " B"],
+    size: int,
+    site: str,
+    metric: Metric,
+) -> Reading:
+    """Run each clean prompt once, and its corrupted versions from position `start` on alone."""
+
+    def inputs(resid_mid: Array) -> Array:
+        return model.mlp_inputs(resid_mid) if site == "mlp_in" else resid_mid
+
+    def one(prompt: Prompt, others: Array | None, start: Array) -> Reading:
+        recorded = record(model, prompt.tokens)
+        of = window(recorded, start, size)
+
+        def changed(tokens: Array) -> Array:
+            x = model.embed(jax.lax.dynamic_slice_in_dim(tokens, start, size))
+            _, resid_mid = run_window(model, of, x)
+            whole = jax.lax.dynamic_update_slice_in_dim(recorded.resid_mid, resid_mid, start, 1)
+            return inputs(whole)
+
+        read = None if others is None else jax.vmap(changed)(others)
+        before = jnp.float32(0)
+        if not metric.last_only:
+            before = metric.value(model, recorded.residual, prompt._replace(length=start))
+        return Reading(inputs(recorded.resid_mid), read, of, before)
+
+    axes = (0, None if corrupted is None else 0, 0)
+    return jax.vmap(one, axes)(prompts, corrupted, start)
+
+
 @partial(jax.jit, static_argnames=("metric", "rule"))
 def metric_gradients(
     problem: Problem, metric: Metric, rule: GradientRule
-) -> tuple[Float[Array, " B"], Float[Array, "B L T D"]]:
+) -> tuple[Float[Array, " B"], Float[Array, "B L W D"]]:
     """Return the metric on the clean run and its gradient by the MLP outputs under a rule."""
 
     def one(problem: Problem) -> tuple[Array, Array]:
-        model, prompt = problem.model, problem.prompt
-
-        def value(mlp_delta):
-            residual = model.streams(prompt.tokens, mlp_delta, rule).residual
-            return metric.value(model, residual, prompt, rule)
+        def value(change: Array) -> Array:
+            return problem.value(metric, problem.run(change, rule), rule)
 
         return jax.value_and_grad(value)(problem.no_change())
 
@@ -62,7 +118,7 @@ def metric_gradients(
 
 
 @jax.jit
-def attribute(problem: Problem, gradient: Float[Array, "B L T D"]) -> Float[Array, "B N"]:
+def attribute(problem: Problem, gradient: Float[Array, "B L W D"]) -> Float[Array, "B N"]:
     """Return gradient x write x change of activation, the mean over corruptions."""
 
     def one(problem: Problem, gradient: Array) -> Array:
@@ -73,7 +129,7 @@ def attribute(problem: Problem, gradient: Float[Array, "B L T D"]) -> Float[Arra
 
 
 @jax.jit
-def total_writes(problem: Problem) -> Float[Array, "B M L T D"]:
+def total_writes(problem: Problem) -> Float[Array, "B M L W D"]:
     """Return what all occurrences of each prompt write together; one prompt's rows at a time."""
 
     def one(of_prompt: tuple[Writes, Array]) -> Array:
@@ -92,13 +148,9 @@ def removal_metrics(
     """Return the metric of each prompt with each set of its occurrences removed."""
 
     def one(problem: Problem, sets: Array) -> Array:
-        model, prompt = problem.model, problem.prompt
-
         def evaluate(members: Array) -> Array:
             def removed(delta: Array) -> Array:
-                change = problem.removed(delta, members)
-                residual = model.streams(prompt.tokens, change).residual
-                return metric.value(model, residual, prompt, FULL)
+                return problem.value(metric, problem.run(problem.removed(delta, members)))
 
             return mean_over_corruptions(removed, problem.delta)
 
@@ -110,7 +162,7 @@ def removal_metrics(
 @partial(jax.jit, static_argnames=("metric", "chunk"))
 def circuit_behaviour(
     problem: Problem,
-    total: Float[Array, "B M L T D"],
+    total: Float[Array, "B M L W D"],
     kept: Int[Array, "B S K"],
     metric: Metric,
     chunk: int,
@@ -121,16 +173,13 @@ def circuit_behaviour(
     """
 
     def one(problem: Problem, total: Array, kept: Array) -> tuple[Behaviour, Array]:
-        model, prompt = problem.model, problem.prompt
-        clean = model(prompt.tokens).logits
+        clean = problem.model.unembed(problem.clean())
 
         def evaluate(members: Array) -> tuple[Behaviour, Array]:
             def under(delta: Array, total: Array) -> tuple[Behaviour, Array]:
                 without = problem.removed(delta, members)
-                complement = model.streams(prompt.tokens, without).residual
-                circuit = model.streams(prompt.tokens, -total - without).residual
-                behaviour = compare(model, prompt, clean, circuit, metric)
-                return behaviour, metric.value(model, complement, prompt, FULL)
+                behaviour = compare(problem, clean, problem.run(-total - without), metric)
+                return behaviour, problem.value(metric, problem.run(without))
 
             return mean_over_corruptions(under, problem.delta, total)
 
@@ -141,42 +190,39 @@ def circuit_behaviour(
 
 @partial(jax.jit, static_argnames="metric")
 def end_points(
-    problem: Problem, total: Float[Array, "B M L T D"], metric: Metric
+    problem: Problem, total: Float[Array, "B M L W D"], metric: Metric
 ) -> tuple[Float[Array, " B"], Behaviour]:
     """Return the metric on the clean run and the behaviour with every occurrence removed."""
 
     def one(problem: Problem, total: Array) -> tuple[Array, Behaviour]:
-        model, prompt = problem.model, problem.prompt
-        clean = model.streams(prompt.tokens).residual
-        logits = model.unembed(clean)
+        clean = problem.clean()
+        logits = problem.model.unembed(clean)
 
         def under(_: Array, total: Array) -> Behaviour:
-            null = model.streams(prompt.tokens, -total).residual
-            return compare(model, prompt, logits, null, metric)
+            return compare(problem, logits, problem.run(-total), metric)
 
-        value = metric.value(model, clean, prompt, FULL)
+        value = problem.value(metric, clean)
         return value, mean_over_corruptions(under, problem.delta, total)
 
     return over_prompts(one, problem, total)
 
 
 def compare(
-    model: Transformer,
-    prompt: Prompt,
-    clean: Float[Array, "T V"],
-    residual: Float[Array, "T D"],
-    metric: Metric,
+    problem: Problem, clean: Float[Array, "W V"], residual: Float[Array, "W D"], metric: Metric
 ) -> Behaviour:
-    """Compare a changed run with the clean logits: KL(clean || changed) in nats, float32."""
-    changed = model.unembed(residual)
+    """Compare a changed run with the clean logits: KL(clean || changed) in nats, float32.
+
+    Before the window nothing changes: KL is 0 there.
+    """
+    changed = problem.model.unembed(residual)
     kl = kl_divergence(clean, changed)
-    real = jnp.arange(kl.shape[0]) < prompt.length
-    last = prompt.length - 1
+    real = jnp.arange(kl.shape[0]) < problem.prompt.length
+    last = problem.prompt.length - 1
     return Behaviour(
         kl_last=kl[last],
-        kl_mean=jnp.where(real, kl, 0.0).sum() / prompt.length,
+        kl_mean=jnp.where(real, kl, 0.0).sum() / problem.length(),
         top1_changed=(jnp.argmax(clean[last]) != jnp.argmax(changed[last])).astype(jnp.float32),
-        metric=metric.value(model, residual, prompt, FULL),
+        metric=problem.value(metric, residual),
     )
 
 
@@ -187,8 +233,11 @@ def kl_divergence(clean: Float[Array, "*T V"], changed: Float[Array, "*T V"]) ->
 
 
 def kl_at_last(
-    model: Transformer, prompt: Prompt, clean: Float[Array, " V"], mlp_delta: Float[Array, "L T D"]
+    problem: Problem,
+    clean: Float[Array, " V"],
+    change: Float[Array, "L W D"],
+    rule: GradientRule = FULL,
 ) -> Float[Array, ""]:
-    """Return KL(clean || changed) at the last position of a run with `mlp_delta`."""
-    residual = model.streams(prompt.tokens, mlp_delta).residual
-    return kl_divergence(clean, last_logits(model, residual, prompt))
+    """Return KL(clean || changed) at the last position of a run with `change`, in nats."""
+    residual = problem.run(change, rule)
+    return kl_divergence(clean, last_logits(problem.model, residual, problem.prompt, rule))

@@ -17,9 +17,8 @@ from pie_jax.mesh import DATA, mesh_of
 from pie_jax.prune.problem import Problem
 
 # Everything of a batch is [B, ...] but what its prompts share.
-_SPLIT: Any = Problem(
-    **{name: P() if name in ("model", "table") else P(DATA) for name in Problem._fields}
-)
+_PARTS: dict[str, Any] = {name: P(DATA) for name in Problem._fields}
+_SPLIT = Problem(**{**_PARTS, "model": P(), "table": P()})
 
 
 def per_shard(function: Callable[..., Any], problem: Problem, *arrays: Any, **static: Any) -> Any:

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pie_jax.mesh import put
 from pie_jax.models.loader import LanguageModel
+from pie_jax.models.transformer import Transformer
 from pie_jax.prune.batches import PairBatch
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, Selection, run_method
-from pie_jax.prune.metrics import Prompt
-from pie_jax.prune.occurrences import OccurrenceFinder, read_rows
+from pie_jax.prune.metrics import METRICS, Prompt
+from pie_jax.prune.occurrences import DecoderTable, OccurrenceFinder, read_rows
 from pie_jax.prune.options import PruneOptions
-from pie_jax.prune.passes import transcoder_inputs
+from pie_jax.prune.passes import Reading, read_whole, read_windows
 from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
 from pie_jax.transcoders.stored import Transcoder
@@ -35,6 +37,7 @@ class Pruner:
         self.seconds: dict[str, float] = {}
         self._model = model.transformer
         self._transcoder = transcoder
+        self.model_config = model.config
         self._finder = OccurrenceFinder(transcoder)
 
     def run(self, batch: PairBatch) -> dict[str, Columns]:
@@ -59,32 +62,36 @@ class Pruner:
 
     def prepare(self, batch: PairBatch) -> PruneInputs:
         """Encode both runs of a batch and read the decoder rows that it needs."""
-        site = self._transcoder.config.input_site
         with self._stage("encode"):
-            clean = transcoder_inputs(self._model, self._put(batch.clean), site)
-            corrupted = (
-                self._corrupted_inputs(batch.corrupted, site)
-                if self.options.corruption == "corrupted-prompt"
-                else None
-            )
-            occurrences = self._finder.find(clean, corrupted, batch.length)
+            prompts, reading = self._read(batch)
+            occurrences = self._finder.find(reading.clean, reading.corrupted, batch.length)
         with self._stage("decoder rows"):
             decoder = read_rows(self._transcoder, occurrences)
+        return PruneInputs(
+            _problem(self._model, prompts, reading, decoder, self._put(occurrences.delta)),
+            prompts,
+            occurrences,
+            batch.rows,
+            self.options,
+        )
+
+    def _read(self, batch: PairBatch) -> tuple[Prompt, Reading]:
+        """Run the model on both versions of each prompt."""
         prompts = Prompt(
             *map(self._put, (batch.clean, batch.length, batch.target, batch.distractor))
         )
-        delta = self._put(occurrences.delta)
-        problem = Problem(self._model, prompts, decoder.table, decoder.writes, delta)
-        return PruneInputs(problem, occurrences, batch.rows, self.options)
+        both = self.options.corruption == "corrupted-prompt"
+        corrupted = self._put(batch.corrupted) if both else None
+        site, metric = self._transcoder.config.input_site, METRICS[self.options.metric]
+        if self.options.plain:
+            return prompts, read_whole(self._model, prompts, corrupted, site)
+        size = batch.window if both else batch.clean.shape[1]
+        start = self._put(np.maximum(batch.length - size, 0))
+        where = (start, size, site, metric)
+        return prompts, read_windows(self._model, prompts, corrupted, *where)
 
     def _put(self, values: np.ndarray) -> jax.Array:
         return put(self._transcoder.mesh, values)
-
-    def _corrupted_inputs(self, tokens: np.ndarray, site: str) -> jax.Array:
-        """Return what the transcoder reads on every corrupted version, [B, M, L, T, D]."""
-        batch, versions, length = tokens.shape
-        read = transcoder_inputs(self._model, self._put(tokens.reshape(-1, length)), site)
-        return read.reshape(batch, versions, *read.shape[1:])
 
     def _scores(self, inputs: PruneInputs, scores: Columns, real: int) -> Columns:
         occurrences = inputs.occurrences
@@ -171,6 +178,26 @@ class Pruner:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _problem(
+    model: Transformer,
+    prompts: Prompt,
+    reading: Reading,
+    decoder: DecoderTable,
+    delta: jax.Array,
+) -> Problem:
+    """Put a batch together; in a window, positions count from its start."""
+    here, writes, before = reading.window, decoder.writes, reading.before
+    if here is not None:
+        size = here.residual.shape[1]
+        tokens = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))
+        length = prompts.length - here.start
+        prompts = prompts._replace(tokens=tokens(prompts.tokens, here.start), length=length)
+        writes = writes._replace(position=writes.position - here.start[:, None])
+        # Nothing changes before the window; what two programs round differently counts as equal.
+        delta = jnp.where(writes.position[:, None] >= 0, delta, 0.0)
+    return Problem(model, prompts, decoder.table, writes, delta, before, here)
 
 
 def devices() -> list[str]:

@@ -35,14 +35,13 @@ def sweep(
     """
 
     def one(problem: Problem, blocks: Array, taus: Array) -> Float[Array, "Q J block"]:
-        model, prompt = problem.model, problem.prompt
-        clean = last_logits(model, model.streams(prompt.tokens).residual, prompt)
+        clean = last_logits(problem.model, problem.clean(), problem.prompt)
 
-        def removed(members: Array) -> Float[Array, "M L T D"]:
+        def removed(members: Array) -> Float[Array, "M L W D"]:
             return jax.vmap(lambda delta: problem.removed(delta, members))(problem.delta)
 
-        def kl(mlp_delta: Float[Array, "M L T D"]) -> Array:
-            return jax.vmap(lambda each: kl_at_last(model, prompt, clean, each))(mlp_delta).mean()
+        def kl(mlp_delta: Float[Array, "M L W D"]) -> Array:
+            return jax.vmap(lambda each: kl_at_last(problem, clean, each))(mlp_delta).mean()
 
         def run(tau):
             def visit(state, members):

@@ -21,7 +21,7 @@ from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection, with_scores
 from pie_jax.prune.metrics import last_logits
-from pie_jax.prune.passes import kl_divergence
+from pie_jax.prune.passes import kl_at_last
 from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 from pie_jax.prune.selection import NOBODY
 
@@ -41,22 +41,20 @@ def stage_ends(budgets: tuple[int, ...], stages: int = _STAGES) -> list[int]:
 @partial(jax.jit, static_argnames="rule")
 def gains(
     problem: Problem,
-    total: Float[Array, "B M L T D"],
+    total: Float[Array, "B M L W D"],
     kept: Int[Array, "B K"],
     rule: GradientRule,
 ) -> Float[Array, "B N"]:
     """Return by how much adding each occurrence to the circuit lowers KL, to first order, nats."""
 
     def one(problem: Problem, total: Array, kept: Array) -> Array:
-        model, prompt = problem.model, problem.prompt
-        clean = last_logits(model, model.streams(prompt.tokens).residual, prompt)
+        clean = last_logits(problem.model, problem.clean(), problem.prompt)
 
         def under(delta: Array, total: Array) -> Array:
             without = problem.removed(delta, kept)
 
             def negative_kl(change: Array) -> Array:
-                residual = model.streams(prompt.tokens, change - total - without, rule).residual
-                return -kl_divergence(clean, last_logits(model, residual, prompt, rule))
+                return -kl_at_last(problem, clean, change - total - without, rule)
 
             gradient = jax.grad(negative_kl)(jnp.zeros_like(total))
             return delta * gradient_times_write(problem.table, problem.writes, gradient)

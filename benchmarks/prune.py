@@ -1,0 +1,134 @@
+"""Seconds per prompt of each part of pruning, beside what the machine and its peers reach.
+
+    python -m benchmarks.prune --shape small --peers --json benchmarks/results/prune.json
+
+Weights of a given shape are made (random, with a given number of active features), or given with
+`--weights DIR` (folders `model` and `transcoder`). Every figure is the median over batches after
+one that compiled everything; shares are of the plain matmul and the plain copy of the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.limits import copy_bytes, matmul_flops
+from benchmarks.machine import PeakAnonymous, describe
+from benchmarks.made import SHAPES, input_scale, make_model, make_pairs, make_transcoder
+from pie_jax.cli.options import names, numbers
+
+_MIB = 2**20
+
+
+def main(
+    shape: str = "small",
+    prompts: Annotated[int, typer.Option(help="Measured ones, after one batch to warm up.")] = 16,
+    batch_size: int = 8,
+    budgets: str = "50,100,200,400,800",
+    methods: str = "fap,relp,fap-synergy",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16; default: as stored.")] = "",
+    encoders: Annotated[str, typer.Option(help="device or disk.")] = "device",
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of `model` and `transcoder`.")
+    ] = None,
+    peers: Annotated[bool, typer.Option(help="Also circuit-tracer and a PyTorch loop.")] = False,
+    plain: Annotated[bool, typer.Option(help="Also this package's own plain path.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Measure, print tables, and write them as JSON."""
+    from benchmarks import prune_measure
+
+    sizes = SHAPES[shape]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = weights or Path(temporary)
+        if not (folder / "transcoder" / "config.yaml").exists():
+            make_model(sizes, folder / "model")
+            scale = input_scale(folder / "model", sizes)
+            make_transcoder(sizes, folder / "transcoder", scale)
+        pairs = make_pairs(sizes, prompts + batch_size)
+        figures: dict[str, Any] = {
+            "machine": describe(),
+            "shape": shape,
+            "prompts": prompts,
+            "batch_size": batch_size,
+            "dtype": dtype or sizes.dtype,
+            "matmul_flops": matmul_flops(dtype or sizes.dtype),
+            "copy_bytes": copy_bytes(),
+        }
+        work = prune_measure.Work(
+            folder, pairs, names(methods), numbers(budgets, "--budgets"), batch_size,
+            dtype or sizes.dtype, encoders,
+        )  # fmt: skip
+        with PeakAnonymous() as peak:
+            figures["fast"] = prune_measure.measure(work, plain=False)
+        figures["peak_mib"] = peak.bytes / _MIB
+        if plain:
+            figures["plain"] = prune_measure.measure(work, plain=True)
+        if peers:
+            from benchmarks import prune_peers
+
+            figures["peers"] = prune_peers.measure(work)
+    show(figures)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the tables."""
+    console = Console()
+    fast, peak, copy = figures["fast"], figures["matmul_flops"], figures["copy_bytes"]
+    console.print(
+        f"{figures['shape']}, {figures['dtype']}: plain matmul {peak / 1e9:,.0f} GFLOP/s, plain "
+        f"copy {copy / 1e9:,.1f} GB/s; compiling {fast['compile_seconds']:.1f} s; peak memory "
+        f"{figures['peak_mib']:,.0f} MiB; {fast['prompts_per_second']:.2f} prompts/s in all"
+    )
+    columns = ["part", "ms a prompt", "spread"]
+    columns += ["plain path", "ratio"] if "plain" in figures else []
+    table = Table(*columns, title="this package", title_justify="left")
+    for name, one in fast["parts"].items():
+        row = [
+            name,
+            f"{1e3 * one['median']:,.1f}",
+            f"{1e3 * one['low']:,.1f} to {1e3 * one['high']:,.1f}",
+        ]
+        if "plain" in figures:
+            other = figures["plain"]["parts"].get(name)
+            row += ["", ""] if other is None else [
+                f"{1e3 * other['median']:,.1f}", f"{other['median'] / one['median']:.1f}"
+            ]  # fmt: skip
+        table.add_row(*row)
+    console.print(table)
+    for name, rate in fast["rates"].items():
+        unit = "GFLOP/s" if name.endswith("flops") else "GB/s"
+        limit = peak if name.endswith("flops") else copy
+        label = name.rsplit("_", 1)[0].replace("_", " ")
+        console.print(
+            f"{label}: {rate / 1e9:,.1f} {unit}, {100 * rate / limit:.0f}% of the plain one"
+        )
+    if "peers" in figures:
+        table = Table("peer", "its ms", "ours, ms", "ratio", title="peers", title_justify="left")
+        for name, one in figures["peers"].items():
+            ours = _ours(fast["parts"], one["ours"])
+            low, high = (one[key] / ours for key in ("low", "high"))
+            table.add_row(
+                name, f"{1e3 * one['median']:,.1f}", f"{1e3 * ours:,.1f}",
+                f"{one['median'] / ours:,.1f} ({low:,.1f} to {high:,.1f})",
+            )  # fmt: skip
+            one["ratio"] = one["median"] / ours
+        console.print(table)
+
+
+def _ours(parts: dict[str, Any], keys: dict[str, float]) -> float:
+    """Return the sum of some parts, each divided by how many of the peer's units it does."""
+    return sum(parts[name]["median"] / units for name, units in keys.items())
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,196 @@
+"""Times the parts of pruning on batches of made or given weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import numpy as np
+
+import pie_jax
+from pie_jax.models.config import ModelConfig
+from pie_jax.models.gradient_rules import GRADIENT_RULES
+from pie_jax.models.loader import LanguageModel
+from pie_jax.prune import cones
+from pie_jax.prune import inputs as inputs_module
+from pie_jax.prune.batches import PairBatch, batches
+from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.methods import METHODS, run_method
+from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.passes import attribute, metric_gradients
+from pie_jax.prune.selection import NOBODY
+from pie_jax.prune.step import Pruner
+from pie_jax.tasks import Pair, encode_pairs
+from pie_jax.transcoders.stored import Transcoder
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured, on which weights."""
+
+    folder: Path
+    pairs: list[Pair]
+    methods: tuple[str, ...]
+    budgets: tuple[int, ...]
+    batch_size: int
+    dtype: str
+    encoders: str
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """Return the model, loaded once."""
+        return pie_jax.load_model(self.folder / "model", self.dtype)
+
+    @cached_property
+    def transcoder(self) -> Transcoder:
+        """Return the transcoder, its decoders on disk."""
+        return pie_jax.load_transcoder(
+            self.folder / "transcoder", encoders_on_disk=self.encoders == "disk"
+        )
+
+    def batches(self) -> list[PairBatch]:
+        """Return the batches, the first of which is to warm up."""
+        encoded, _ = encode_pairs(self.pairs, self.model.tokenizer, needs_target=True)
+        return batches(encoded, self.batch_size)
+
+
+def measure(work: Work, *, plain: bool) -> dict[str, Any]:
+    """Return seconds per prompt of every part, what compiling took, and the rates reached."""
+    options = PruneOptions(
+        methods=work.methods, budgets=work.budgets, batch_size=work.batch_size, plain=plain
+    )
+    pruner = Pruner(work.model, work.transcoder, options)
+    first, *rest = work.batches()
+    start = time.perf_counter()
+    _parts(pruner, first)
+    cold = time.perf_counter() - start
+    rounds = [_parts(pruner, batch) for batch in rest]
+    size = work.batch_size
+    parts = {
+        name: _spread([one.seconds[name] / size for one in rounds]) for name in rounds[0].seconds
+    }
+    whole = sum(one["median"] for one in parts.values())
+    rates: dict[str, float] = {}
+    for name in rounds[0].amounts:
+        rates[name] = median(one.amounts[name] / one.seconds[one.of[name]] for one in rounds)
+    return {
+        "parts": parts,
+        "rates": rates,
+        "prompts_per_second": 1 / whole,
+        "compile_seconds": cold - median(sum(one.seconds.values()) for one in rounds),
+        "occurrences": float(np.mean([one.occurrences for one in rounds])),
+    }
+
+
+@dataclass
+class _Round:
+    """One batch: seconds of each part, and what some of them moved or multiplied."""
+
+    seconds: dict[str, float]
+    amounts: dict[str, float]
+    of: dict[str, str]
+    occurrences: float = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def did(self, what: str, part: str, amount: float) -> None:
+        self.amounts[what], self.of[what] = amount, part
+
+
+def _parts(pruner: Pruner, batch: PairBatch) -> _Round:
+    one = _Round({}, {}, {})
+    config = pruner.model_config
+    before = dict(pruner.seconds)
+    inputs = pruner.prepare(batch)
+    for name in ("encode", "decoder rows"):
+        one.seconds[name] = pruner.seconds[name] - before.get(name, 0.0)
+    one.occurrences = float(inputs.occurrences.count.mean())
+    with one.part("gradients"):
+        rule = GRADIENT_RULES[inputs.options.gradient]
+        _, gradient = jax.block_until_ready(metric_gradients(inputs.problem, inputs.metric, rule))
+    with one.part("score"):
+        jax.block_until_ready(attribute(inputs.problem, gradient))
+    one.did("gathered_rows_bytes", "score", _row_bytes(inputs))
+    with one.part("ends"):
+        _ = inputs.ends
+    inputs.attribution(inputs.options.gradient)
+    kept = []
+    for name in inputs.options.methods:
+        if name == "fap-synergy":
+            for budget in inputs.options.budgets:
+                with one.part(f"synergy, K = {budget}"), counted(config) as flops:
+                    kept += run_method(METHODS[name], inputs, (budget,))
+                one.did(f"pair_scan_K={budget}_flops", f"synergy, K = {budget}", flops[0])
+        else:
+            with one.part(name if name != "fap" else "fap, choosing"):
+                kept += run_method(METHODS[name], inputs, inputs.options.budgets)
+    widest = max(inputs.options.budgets)
+    sets = [
+        np.pad(k.kept, ((0, 0), (0, widest - k.kept.shape[1])), constant_values=NOBODY)
+        for k in kept
+    ]
+    with one.part("behaviour"):
+        inputs.behaviour(np.stack(sets, axis=1))
+    return one
+
+
+def _row_bytes(inputs: PruneInputs) -> float:
+    """Return the bytes of the decoder rows that the scores multiply, one set an occurrence."""
+    writes, valid = inputs.problem.writes, inputs.occurrences.valid
+    rows = (np.asarray(writes.last) - np.asarray(writes.first) + 1)[valid].sum()
+    table = inputs.problem.table
+    return float(rows) * table.shape[1] * table.dtype.itemsize
+
+
+@contextmanager
+def counted(config: ModelConfig) -> Iterator[list[float]]:
+    """Sum the matmul FLOPs of the model's weights in the cones that run meanwhile."""
+    flops = [0.0]
+    original: Callable[..., list[cones.Plan]] = inputs_module.plan
+
+    def plan(*args: Any) -> list[cones.Plan]:
+        found = original(*args)
+        flops[0] += sum(cone_flops(config, one) for one in found)
+        return found
+
+    inputs_module.plan = plan
+    try:
+        yield flops
+    finally:
+        inputs_module.plan = original
+
+
+def cone_flops(config: ModelConfig, plan: cones.Plan) -> float:
+    """Return the FLOPs of the products with weights that the sets of a plan need.
+
+    Places of a chunk that hold no set do not count, nor do attention and the unembedding.
+    """
+    d, heads = config.d_model, config.num_heads * config.head_dim
+    keys = 2 * config.num_kv_heads * config.head_dim
+    token = 2 * d * (heads + keys + heads + 3 * config.d_mlp)
+    chunk = plan.cones.first.shape[1]
+    at = plan.places.reshape(-1) // chunk
+    real = np.bincount(at, minlength=len(plan.cones.prompt))
+    total = 0.0
+    for layer in range(1, config.num_layers):
+        sets = float(real[: plan.cones.active[layer]].sum())
+        last = layer == config.num_layers - 1
+        total += sets * (
+            plan.width * 2 * d * keys + token - 2 * d * keys if last else plan.width * token
+        )
+    return total
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "low": min(values), "high": max(values)}

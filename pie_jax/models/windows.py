@@ -1,0 +1,156 @@
+"""Runs that change only what comes after some position, beside a run that is recorded.
+
+Attention is causal: what changes at a position leaves everything before it as it was. A changed
+run computes the positions of a window alone and reads keys and values before it from the record.
+
+Shapes: L layers, T positions of the prompt, W positions of a window, D model, G key/value heads,
+K head size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pie_jax.models.config import rope_frequencies
+from pie_jax.models.gradient_rules import FULL, GradientRule
+from pie_jax.models.transformer import Block, KeyValues, Transformer
+
+
+class Record(NamedTuple):
+    """What one run leaves for others: `entering` [L, T, D] the stream that enters each layer,
+    `resid_mid` [L, T, D], `keys` and `values` [L, T, G, K], `residual` [T, D] after the last."""
+
+    entering: Float[Array, "*B L T D"]
+    resid_mid: Float[Array, "*B L T D"]
+    keys: Float[Array, "*B L T G K"]
+    values: Float[Array, "*B L T G K"]
+    residual: Float[Array, "*B T D"]
+
+
+class Window(NamedTuple):
+    """The last part of a recorded run, from position `start` on.
+
+    `entering` [L, W, D] and `residual` [W, D] are the record's inside the window; `keys` and
+    `values` [L, T, G, K] are all of the record's.
+    """
+
+    start: Int[Array, "*B"]
+    entering: Float[Array, "*B L W D"]
+    keys: Float[Array, "*B L T G K"]
+    values: Float[Array, "*B L T G K"]
+    residual: Float[Array, "*B W D"]
+
+
+class Places(NamedTuple):
+    """Where W positions stand: rotary angles, and which recorded and own keys they see, once for
+    layers that see everything and once for sliding ones."""
+
+    angles: Float[Array, "W half"]
+    recorded: tuple[Bool[Array, "W T"], Bool[Array, "W T"]]
+    own: tuple[Bool[Array, "W W"], Bool[Array, "W W"]]
+
+
+def record(model: Transformer, tokens: Int[Array, " T"]) -> Record:
+    """Run every layer and keep what later runs need."""
+    config, length = model.config, tokens.shape[0]
+    places = _places(model, jnp.int32(0), length, 0)
+
+    def layer(x, inputs):
+        block, slides = inputs
+        q, k, v = block.attention.project(block.attention_norm(x, FULL), places.angles)
+        own = KeyValues(k, v, _pick(places.own, slides))
+        resid_mid = block.add_attention(x, block.attention.attend(q, [own], FULL), FULL)
+        return resid_mid + block.mlp_output(resid_mid, FULL), (x, resid_mid, k, v)
+
+    sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
+    residual, outputs = jax.lax.scan(layer, model.embed(tokens), (model.blocks, sliding))
+    entering, resid_mid, keys, values = outputs
+    return Record(entering, resid_mid, keys, values, residual)
+
+
+def window(recorded: Record, start: Int[Array, ""], size: int) -> Window:
+    """Return the window of `size` positions from `start` on."""
+
+    def inside(x: Array, axis: int) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+
+    return Window(
+        start, inside(recorded.entering, 1), recorded.keys, recorded.values,
+        inside(recorded.residual, 0),
+    )  # fmt: skip
+
+
+def run_window(
+    model: Transformer,
+    of: Window,
+    x: Float[Array, "W D"],
+    mlp_delta: Float[Array, "L W D"] | None = None,
+    rule: GradientRule = FULL,
+) -> tuple[Float[Array, "W D"], Float[Array, "L W D"]]:
+    """Run a window from the stream that enters the first layer, reading the record before it.
+
+    Returns the last residual stream [W, D] and `resid_mid` [L, W, D]; equal to
+    `Transformer.streams` inside the window where nothing changes before it.
+    """
+    config = model.config
+    places = _places(model, of.start, x.shape[0], of.keys.shape[1])
+    sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
+
+    def layer(x, inputs):
+        block, slides, keys, values, delta = inputs
+        x, resid_mid = window_layer(block, x, keys, values, places, slides, rule)
+        return x if delta is None else x + delta, resid_mid
+
+    return jax.lax.scan(layer, x, (model.blocks, sliding, of.keys, of.values, mlp_delta))
+
+
+def window_layer(
+    block: Block,
+    x: Float[Array, "W D"],
+    keys: Float[Array, "T G K"],
+    values: Float[Array, "T G K"],
+    places: Places,
+    slides: Bool[Array, ""],
+    rule: GradientRule = FULL,
+    last: Int[Array, ""] | None = None,
+) -> tuple[Float[Array, "P D"], Float[Array, "P D"]]:
+    """Run one layer over a window; return the stream after it and resid_mid.
+
+    P = W; with `last`, only that position is computed beyond keys and values, and P = 1.
+    """
+    q, k, v = block.attention.project(block.attention_norm(x, rule), places.angles)
+    masks = [_pick(places.recorded, slides), _pick(places.own, slides)]
+    if last is not None:
+        x, q, *masks = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, q, *masks))
+    sources = [KeyValues(keys, values, masks[0]), KeyValues(k, v, masks[1])]
+    resid_mid = block.add_attention(x, block.attention.attend(q, sources, rule), rule)
+    return resid_mid + block.mlp_output(resid_mid, rule), resid_mid
+
+
+def places(model: Transformer, of: Window, offset: Int[Array, ""], size: int) -> Places:
+    """Return where the `size` positions of a window from `offset` on stand."""
+    return _places(model, of.start + offset, size, of.keys.shape[1])
+
+
+def _places(model: Transformer, start: Array, size: int, recorded: int) -> Places:
+    config = model.config
+    positions = start + jnp.arange(size)
+    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config))
+    sources = jnp.arange(recorded)
+    before = (sources < start) & jnp.ones((size, 1), bool)
+    own = positions[:, None] >= positions[None, :]
+
+    def near(seen: Array, at: Array) -> Array:
+        if config.sliding_window is None:
+            return seen
+        return seen & (positions[:, None] - at[None, :] < config.sliding_window)
+
+    return Places(angles, (before, near(before, sources)), (own, near(own, positions)))
+
+
+def _pick(masks: tuple[Array, Array], slides: Array) -> Array:
+    return jnp.where(slides, masks[1], masks[0])
