@@ -139,9 +139,7 @@ def test_results_are_one_devices(tiny: Tiny, mesh: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data=4,model=2"])
 def test_exact_methods_give_one_devices_results(tiny: Tiny, mesh: str):
-    options = replace(
-        OPTIONS, methods=("fap-synergy", "staged", "acdc"), budgets=(6,)
-    )
+    options = replace(OPTIONS, methods=("fap-synergy", "staged", "acdc"), budgets=(6,))
     single = pie_jax.prune(tiny.model, tiny.transcoder, PAIRS[:4], options)
     placed = pie_jax.make_mesh(mesh)
     result = pie_jax.prune(tiny.model, tiny.transcoder, PAIRS[:4], options, mesh=placed)
