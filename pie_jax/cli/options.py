@@ -26,7 +26,27 @@ Methods = Annotated[
 Budgets = Annotated[
     str, typer.Option("--budget", help="Comma-separated numbers of occurrences to keep.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Prompts side by side.")]
+BatchSize = Annotated[
+    int, typer.Option(help="Prompts side by side; on a mesh rounded up to a multiple of `data`.")
+]
+Mesh = Annotated[
+    str | None,
+    typer.Option(
+        help="Devices for prompts and for weights, like data=4,model=2; without it, one device."
+    ),
+]
+Distributed = Annotated[
+    bool,
+    typer.Option(
+        "--distributed",
+        help="One of several processes that JAX finds (SLURM, Kubernetes, TPU pods).",
+    ),
+]
+Coordinator = Annotated[
+    str | None, typer.Option(help="HOST:PORT of process 0; with --processes and --process.")
+]
+Processes = Annotated[int | None, typer.Option(help="How many processes run this command.")]
+Process = Annotated[int | None, typer.Option(help="Which of them this is, from 0.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 

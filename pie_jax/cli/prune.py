@@ -52,6 +52,11 @@ def prune(
         str, typer.Option(help="error, or skip (counted and named in run.json).")
     ] = "error",
     seed: opt.Seed = 0,
+    mesh: opt.Mesh = None,
+    distributed: opt.Distributed = False,
+    coordinator: opt.Coordinator = None,
+    processes: opt.Processes = None,
+    process: opt.Process = None,
 ) -> None:
     """Score, select and judge the features behind a behaviour.
 
@@ -62,8 +67,11 @@ def prune(
     pie-jax prune --pairs pairs.jsonl --budget 10,20,40 --out results
     pie-jax prune --pairs pairs.jsonl --dtype bfloat16 --out results \\
         --model meta-llama/Llama-3.2-1B --transcoder mntss/clt-llama-3.2-1b-524k
+    pie-jax prune --pairs pairs.jsonl --mesh data=4,model=2 --out results
     """
     import pie_jax
+    from pie_jax.cli.devices import join_devices
+    from pie_jax.distributed import is_first, naming_lost_processes
     from pie_jax.prune.checks import check_options
     from pie_jax.prune.options import PruneOptions, SynergyOptions
 
@@ -89,12 +97,16 @@ def prune(
     check_options(settings)
     rows = pie_jax.load_pairs(pairs)
     use_compile_cache()
-    language_model = pie_jax.load_model(model, dtype)
-    clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=encoders == "disk")
-    with progress_bar("prune") as progress:
+    devices = join_devices(mesh, distributed, coordinator, processes, process)
+    language_model = pie_jax.load_model(model, dtype, mesh=devices)
+    clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=encoders == "disk", mesh=devices)
+    with progress_bar("prune") as progress, naming_lost_processes():
+        shown = progress if is_first() else None
         result = pie_jax.prune(
-            language_model, clt, rows, settings, out=out, progress=progress, source=str(pairs)
+            language_model, clt, rows, settings, out=out, progress=shown, source=str(pairs)
         )
+    if not is_first():
+        return
     # For the report, which shows them.
     pie_jax.tasks.write_pairs(out / "pairs.jsonl", rows)
     console.print(kl_table(result))

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from pie_jax.checkpoint import MANIFEST
 from pie_jax.errors import InputError
 from pie_jax.hub import resolve_folder
+from pie_jax.models import orbax_folder
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.families import FAMILIES, Family
 from pie_jax.models.families.base import Fields, Tensor
 from pie_jax.models.tokenizer import Tokenizer, load_tokenizer
 from pie_jax.models.transformer import Transformer, abstract_transformer
+from pie_jax.placement import leaf_name, place_weight
 from pie_jax.tensor_files import TensorFile, require_finite
 
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
-_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,19 @@ class LanguageModel:
         )
 
 
-def load_model(name: str | Path = "demo", dtype: str = "float32") -> LanguageModel:
+def load_model(
+    name: str | Path = "demo", dtype: str = "float32", *, mesh: Mesh | None = None
+) -> LanguageModel:
     """Load a language model and its tokenizer from a folder, a hub id or `demo`.
 
-    Weights go leaf by leaf to the device in `dtype` (`float32` or `bfloat16`). Raises
-    `InputError` for anything in the folder that is missing, broken or not handled.
+    Weights go leaf by leaf to the device in `dtype` (`float32` or `bfloat16`), or to the devices
+    of a mesh, each of which reads its own part. Raises `InputError` for anything in the folder
+    that is missing, broken or not handled.
     """
     folder = resolve_folder(name, demo="model", patterns=_PATTERNS, what="model")
     config = read_config(folder / "config.json")
-    transformer = load_transformer(folder, config, parse_dtype(dtype))
+    load = orbax_folder.load if orbax_folder.recognises(folder) else load_transformer
+    transformer = load(folder, config, parse_dtype(dtype), mesh)
     return LanguageModel(transformer, load_tokenizer(folder, config.vocab_size), str(name), folder)
 
 
@@ -105,7 +112,9 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
-def load_transformer(folder: Path, config: ModelConfig, dtype: jnp.dtype) -> Transformer:
+def load_transformer(
+    folder: Path, config: ModelConfig, dtype: jnp.dtype, mesh: Mesh | None = None
+) -> Transformer:
     """Fill a transformer from the safetensors of a folder, every tensor exactly once."""
     family = FAMILIES[config.family]
     where = _tensor_files(folder)
@@ -116,13 +125,14 @@ def load_transformer(folder: Path, config: ModelConfig, dtype: jnp.dtype) -> Tra
         entry = _entry(family, path)
         names = list(_checkpoint_names(entry, config))
         _check_map(folder, where, names, used)
-        leaves.append((path, leaf.replace(_load_leaf(entry, names, where, leaf, config))))
+        read = _reader(entry, names, where, leaf, config)
+        leaves.append((path, leaf.replace(place_weight(mesh, leaf_name(path), leaf.shape, read))))
     _check_all_used(folder, where, used, config)
     return nnx.merge(graph, nnx.from_flat_state(leaves))
 
 
 def _entry(family: Family, path: tuple) -> Tensor:
-    key = ".".join(str(part) for part in path)
+    key = leaf_name(path)
     if key not in family.tensors:
         raise InputError(f"model family {family.model_type}: leaf `{key}` has no tensor mapped.")
     return family.tensors[key]
@@ -172,20 +182,31 @@ def _check_all_used(
         )
 
 
-def _load_leaf(
+def _reader(
     entry: Tensor,
     names: list[str],
     where: dict[str, TensorFile],
     leaf: nnx.Variable,
     config: ModelConfig,
-) -> jax.Array:
-    shape, dtype = tuple(leaf.shape), leaf.dtype
-    host = np.empty((len(names), *(shape[1:] if "{}" in entry.name else shape)), dtype)
-    for index, name in enumerate(names):
+) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    """Return what reads a part of a leaf: of the files, only the part's bytes are touched."""
+    shape, stacked = tuple(leaf.shape), "{}" in entry.name
+    views = []
+    for name in names:
         tensor = where[name].tensor(name, entry.shape(config))
-        require_finite(tensor, f"{where[name].path}: tensor `{name}`")
-        host[index] = (tensor.T if entry.transpose else tensor).reshape(host.shape[1:])
-    return jax.device_put(host.reshape(shape))
+        turned = tensor.T if entry.transpose else tensor
+        views.append(turned.reshape(shape[1:] if stacked else shape))
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        layers, rest = (index[0], index[1:]) if stacked else (slice(None), index)
+        parts = list(zip(names, views, strict=True))[layers]
+        host = np.empty((len(parts), *parts[0][1][rest].shape), leaf.dtype)
+        for out, (name, view) in zip(host, parts, strict=True):
+            require_finite(view[rest], f"{where[name].path}: tensor `{name}`")
+            out[...] = view[rest]
+        return host if stacked else host[0]
+
+    return read
 
 
 def _tensor_files(folder: Path) -> dict[str, TensorFile]:

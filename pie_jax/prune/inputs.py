@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pie_jax.buckets import multiple
+from pie_jax.mesh import fetch, mesh_of, put
 from pie_jax.models.gradient_rules import GRADIENT_RULES
-from pie_jax.prune.cone_pass import cone_metrics
-from pie_jax.prune.cones import Starts, distinct, plan
+from pie_jax.prune.cones import Starts, distinct
 from pie_jax.prune.metrics import METRICS, Metric, Prompt
 from pie_jax.prune.occurrences import Occurrences
 from pie_jax.prune.options import PruneOptions
@@ -24,8 +23,10 @@ from pie_jax.prune.passes import (
     removal_metrics,
     total_writes,
 )
+from pie_jax.prune.per_shard import per_shard
 from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
+from pie_jax.prune.shard_cones import cone_effects
 
 # Bounds the residual streams of removals that wait for their next layer.
 _STREAM_BYTES = 1 << 28
@@ -60,7 +61,7 @@ class PruneInputs:
         """Return gradient x write x change under a gradient rule, [B, N]; padding is 0."""
         if rule not in self._scores:
             _, gradient = metric_gradients(self.problem, self.metric, GRADIENT_RULES[rule])
-            self._scores[rule] = np.asarray(attribute(self.problem, gradient))
+            self._scores[rule] = fetch(attribute(self.problem, gradient))
         return self._scores[rule]
 
     def generator(self, index: int, salt: str) -> np.random.Generator:
@@ -71,13 +72,13 @@ class PruneInputs:
     @cached_property
     def total(self) -> jax.Array:
         """Return what all occurrences write together, [B, M, L, T, D]."""
-        return total_writes(self.problem)
+        return per_shard(total_writes, self.problem)
 
     @cached_property
     def ends(self) -> tuple[np.ndarray, Behaviour]:
         """Return the clean metric [B] and the behaviour with every occurrence removed."""
         clean, null = end_points(self.problem, self.total, self.metric)
-        return np.asarray(clean), jax.tree.map(np.asarray, null)
+        return fetch(clean), jax.tree.map(fetch, null)
 
     def removal_effects(self, sets: np.ndarray) -> np.ndarray:
         """Return m_clean - m(set removed) for sets [B, S, K] of occurrences, [B, S]."""
@@ -85,27 +86,22 @@ class PruneInputs:
         if self.problem.window is not None:
             return self._cone_effects(sets, clean)
         padded, chunk = self._chunks(sets)
-        values = removal_metrics(self.problem, jnp.asarray(padded), self.metric, chunk)
-        return clean[:, None] - np.asarray(values)[:, : sets.shape[1]]
+        values = removal_metrics(self.problem, self.put(padded), self.metric, chunk)
+        return clean[:, None] - fetch(values)[:, : sets.shape[1]]
 
     def _cone_effects(self, sets: np.ndarray, clean: np.ndarray) -> np.ndarray:
         """Return the effects of sets, each set once and computed where it changes anything."""
-        problem = self.problem
         sets, same = distinct(sets)
-        layers, window = problem.sizes
         size = self._sets_at_once(sets.shape[1])
         blocks = -(-sets.shape[1] // size)
         pad = blocks * size - sets.shape[1]
         padded = np.pad(sets, ((0, 0), (0, pad), (0, 0)), constant_values=NOBODY)
         effects = np.zeros(padded.shape[:2], np.float32)
         for start in range(0, padded.shape[1], size):
-            part = padded[:, start : start + size]
-            versions = problem.delta.shape[1]
-            for work in plan(self._starts, part, versions, layers, window, self._rows()):
-                found = cone_metrics(problem, work.cones, work.width, self.metric)
-                flat = np.asarray(found).reshape(-1)
-                change = clean[work.prompts] - flat[work.places].mean(axis=1)
-                effects[work.prompts, start + work.sets] = change
+            part = np.s_[:, start : start + size]
+            effects[part] = cone_effects(
+                self.problem, self._starts, padded[part], clean, self.metric, self._rows()
+            )
         return np.take_along_axis(effects, same, axis=1)
 
     @cached_property
@@ -113,9 +109,9 @@ class PruneInputs:
         found, prompt = self.occurrences, self.problem.prompt
         return Starts(
             layer=found.layer,
-            position=np.asarray(self.problem.writes.position),
-            changes=(np.asarray(self.problem.delta) != 0).any(axis=1),
-            last=np.asarray(prompt.length) - 1,
+            position=fetch(self.problem.writes.position),
+            changes=(fetch(self.problem.delta) != 0).any(axis=1),
+            last=fetch(prompt.length) - 1,
         )
 
     def _rows(self) -> int:
@@ -135,10 +131,14 @@ class PruneInputs:
         count = kept.shape[1]
         padded, chunk = self._chunks(kept)
         result, complement = circuit_behaviour(
-            self.problem, self.total, jnp.asarray(padded), self.metric, chunk
+            self.problem, self.total, self.put(padded), self.metric, chunk
         )
-        cut = jax.tree.map(lambda x: np.asarray(x)[:, :count], result)
-        return cut, np.asarray(complement)[:, :count]
+        cut = jax.tree.map(lambda x: fetch(x)[:, :count], result)
+        return cut, fetch(complement)[:, :count]
+
+    def put(self, values: np.ndarray) -> jax.Array:
+        """Move a host array [B, ...] to the devices that hold the batch; `mesh.fetch` is back."""
+        return put(mesh_of(self.problem.delta), values)
 
     def _chunk_bytes(self) -> int:
         if self.options.chunk_bytes is not None:

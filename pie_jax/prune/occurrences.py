@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.buckets import bucket
 from pie_jax.kernels import TILE, Tiles, Writes, active_union
+from pie_jax.mesh import copies, fetch, put
+from pie_jax.placement import place_weight
 from pie_jax.transcoders.modules import Encoder, active_mask
 from pie_jax.transcoders.stored import Transcoder
 
@@ -75,7 +77,7 @@ class OccurrenceFinder:
 
         None stands for one corruption under which every activation is 0.
         """
-        length = jnp.asarray(lengths)
+        length = put(self._transcoder.mesh, lengths)
         layers = [self._layer(layer, clean, corrupted, length) for layer in range(clean.shape[1])]
         return _merge(layers)
 
@@ -86,7 +88,7 @@ class OccurrenceFinder:
         x = clean[:, layer]
         y = None if corrupted is None else corrupted[:, :, layer]
         while True:
-            union = jax.tree.map(np.asarray, _union(encoder, x, y, length, self._capacity))
+            union = jax.tree.map(fetch, _union(encoder, x, y, length, self._capacity))
             most = int(union.active.max())
             if most <= self._capacity:
                 return union
@@ -163,11 +165,12 @@ def read_rows(transcoder: Transcoder, occurrences: Occurrences) -> DecoderTable:
     first = occurrences.layer
     last = first + width[first] - 1
     arrays = (start, first, last, occurrences.position, np.full_like(start, TILE))
-    return DecoderTable(table, layout, Writes(*(jnp.asarray(array) for array in arrays)))
+    writes = Writes(*(put(transcoder.mesh, array) for array in arrays))
+    return DecoderTable(table, layout, writes)
 
 
 def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> tuple[Array, Tiles]:
-    """Read some features' rows layer by layer into `size` tiles on the device."""
+    """Read some features' rows layer by layer into `size` tiles on the devices."""
     d_model = transcoder.config.d_model
     table = np.zeros((size, TILE, d_model), transcoder.decoder_maps[0].dtype)
     target, block = np.zeros(size, np.int32), np.zeros(size, np.int32)
@@ -185,5 +188,8 @@ def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> 
             filled, blocks = filled + width, blocks + 1
     where = np.zeros(bucket(blocks, _LEAST_TILES), np.int32)
     where[:blocks] = first
-    tiles = Tiles(*(jnp.asarray(x, jnp.int32) for x in (target, block, where, filled)))
-    return jax.device_put(table.reshape(-1, d_model)), tiles
+    arrays = (target, block, where, np.array(filled, np.int32))
+    tiles = Tiles(*(copies(transcoder.mesh, array) for array in arrays))
+    flat = table.reshape(-1, d_model)
+    placed = place_weight(transcoder.mesh, "decoder.table", flat.shape, lambda index: flat[index])
+    return placed, tiles

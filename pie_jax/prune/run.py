@@ -12,15 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from pie_jax.errors import InputError
 from pie_jax.hub import hash_files
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batches import batches
 from pie_jax.prune.checks import check_options
-from pie_jax.prune.folder import RunFolder
 from pie_jax.prune.metrics import METRICS
+from pie_jax.prune.on_mesh import on_mesh, whole_batches
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results import PruneResult, assemble
+from pie_jax.prune.shared_folder import SharedFolder
 from pie_jax.prune.step import Columns, Pruner, devices
 from pie_jax.tasks import Pair, SkippedPair, encode_pairs
 from pie_jax.tasks.encode import EncodedPair
@@ -39,6 +42,7 @@ def prune(
     options: PruneOptions | None = None,
     *,
     out: str | Path | None = None,
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
     source: str = "pairs",
     **settings: Any,
@@ -47,10 +51,14 @@ def prune(
 
     `settings` are fields of `PruneOptions`, such as `methods=("fap",)` and `budgets=(10, 20)`.
     With `out`, results are written there batch by batch; repeating the call resumes. `source`
-    names the pairs in errors. Raises `InputError` for settings, pairs or weights that do not fit.
+    names the pairs in errors. On a `mesh` (by default the one that the weights were loaded on)
+    prompts and weights are spread over its devices, and several processes are one run of which
+    process 0 writes. Raises `InputError` for settings, pairs or weights that do not fit.
     """
     options = _options(options, settings)
     require_match(transcoder, model.config, model.name)
+    model, transcoder = on_mesh(model, transcoder, mesh)
+    options = whole_batches(options, transcoder.mesh)
     encoded, skipped = encode_pairs(
         pairs,
         model.tokenizer,
@@ -61,10 +69,11 @@ def prune(
     _require_as_many(encoded, source)
     plan = batches(encoded, options.batch_size)
     config = _config(model, transcoder, pairs, options)
-    folder = None if out is None else RunFolder(Path(out), config)
+    folder = None if out is None else SharedFolder(Path(out), config)
     if folder is not None and (done := folder.finished()) is not None:
         return done
     record = _record(skipped, len(encoded), plan_size=len(plan))
+    record["mesh"] = None if transcoder.mesh is None else dict(transcoder.mesh.shape)
     if folder is not None:
         folder.begin(record)
     pruner = Pruner(model, transcoder, options)

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pie_jax.mesh import put
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
 from pie_jax.prune.batches import PairBatch
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, Selection, run_method
 from pie_jax.prune.metrics import METRICS, Prompt
-from pie_jax.prune.occurrences import DecoderTable, OccurrenceFinder, Occurrences, read_rows
+from pie_jax.prune.occurrences import DecoderTable, OccurrenceFinder, read_rows
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.passes import Reading, read_whole, read_windows
 from pie_jax.prune.problem import Problem
@@ -67,7 +68,7 @@ class Pruner:
         with self._stage("decoder rows"):
             decoder = read_rows(self._transcoder, occurrences)
         return PruneInputs(
-            _problem(self._model, prompts, reading, decoder, occurrences),
+            _problem(self._model, prompts, reading, decoder, self._put(occurrences.delta)),
             prompts,
             occurrences,
             batch.rows,
@@ -77,17 +78,20 @@ class Pruner:
     def _read(self, batch: PairBatch) -> tuple[Prompt, Reading]:
         """Run the model on both versions of each prompt."""
         prompts = Prompt(
-            *(jnp.asarray(x) for x in (batch.clean, batch.length, batch.target, batch.distractor))
+            *map(self._put, (batch.clean, batch.length, batch.target, batch.distractor))
         )
         both = self.options.corruption == "corrupted-prompt"
-        corrupted = jnp.asarray(batch.corrupted) if both else None
+        corrupted = self._put(batch.corrupted) if both else None
         site, metric = self._transcoder.config.input_site, METRICS[self.options.metric]
         if self.options.plain:
             return prompts, read_whole(self._model, prompts, corrupted, site)
         size = batch.window if both else batch.clean.shape[1]
-        start = jnp.asarray(np.maximum(batch.length - size, 0))
+        start = self._put(np.maximum(batch.length - size, 0))
         where = (start, size, site, metric)
         return prompts, read_windows(self._model, prompts, corrupted, *where)
+
+    def _put(self, values: np.ndarray) -> jax.Array:
+        return put(self._transcoder.mesh, values)
 
     def _scores(self, inputs: PruneInputs, scores: Columns, real: int) -> Columns:
         occurrences = inputs.occurrences
@@ -181,10 +185,9 @@ def _problem(
     prompts: Prompt,
     reading: Reading,
     decoder: DecoderTable,
-    occurrences: Occurrences,
+    delta: jax.Array,
 ) -> Problem:
     """Put a batch together; in a window, positions count from its start."""
-    delta = jnp.asarray(occurrences.delta)
     here, writes, before = reading.window, decoder.writes, reading.before
     if here is not None:
         size = here.residual.shape[1]

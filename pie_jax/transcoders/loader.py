@@ -5,29 +5,36 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from pie_jax.errors import InputError
 from pie_jax.hub import resolve_folder
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.loader import parse_dtype
 from pie_jax.transcoders.formats import FORMATS
 from pie_jax.transcoders.formats.base import model_kind
-from pie_jax.transcoders.stored import Transcoder, load_encoder
+from pie_jax.transcoders.stored import Transcoder
 
 _PATTERNS = ["*.yaml", "*.safetensors"]
 
 
 def load_transcoder(
-    name: str | Path = "demo", *, encoders_on_disk: bool = False, dtype: str | None = None
+    name: str | Path = "demo",
+    *,
+    encoders_on_disk: bool = False,
+    dtype: str | None = None,
+    mesh: Mesh | None = None,
 ) -> Transcoder:
     """Open a transcoder from a folder, a hub id or `demo`; decoders stay on disk.
 
-    Encoders move to the device unless `encoders_on_disk`, in the file's dtype unless `dtype`
-    says otherwise. Raises `InputError` for an unknown layout, hook or shape.
+    Encoders move to the device, or in parts to the devices of a mesh, unless `encoders_on_disk`,
+    in the file's dtype unless `dtype` says otherwise. Raises `InputError` for an unknown layout,
+    hook or shape.
     """
     folder = resolve_folder(name, demo="clt", patterns=_PATTERNS, what="transcoder")
     for reader in FORMATS.values():
         if reader.recognises(folder):
-            transcoder = replace(reader.open(folder), name=str(name))
+            transcoder = replace(reader.open(folder), name=str(name), mesh=mesh)
             break
     else:
         known = "; ".join(f"{key}: {reader.layout}" for key, reader in FORMATS.items())
@@ -39,8 +46,7 @@ def load_transcoder(
         return transcoder
     kind = None if dtype is None else parse_dtype(dtype)
     resident = tuple(
-        load_encoder(arrays, f"{folder}: encoder {layer}", kind)
-        for layer, arrays in enumerate(transcoder.encoder_arrays)
+        transcoder.load_encoder(layer, kind) for layer in range(transcoder.config.num_layers)
     )
     return replace(transcoder, resident=resident)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from pie_jax.errors import InputError
+from pie_jax.placement import place_weight
 from pie_jax.tensor_files import require_finite
 from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.modules import CrossLayerTranscoder, Encoder
@@ -32,23 +34,34 @@ class Transcoder:
 
     `encoder_arrays` one entry a layer; `decoder_maps` one [F, W, D] map a layer; `bias` [L, D];
     `resident` holds the encoders that were moved to the device, or is empty where they stay on
-    disk.
+    disk. On a `mesh`, encoders and rows are spread over it. `restore_encoder(layer, dtype, mesh)`
+    is there where a format has a way of its own.
     """
 
     config: TranscoderConfig
     name: str
     folder: Path
     files: tuple[Path, ...]
-    encoder_arrays: Sequence[EncoderArrays]
+    # Of EncoderArrays; named so, the checks of types in tests would read one.
+    encoder_arrays: Sequence[Any]
     decoder_maps: Sequence[np.ndarray]
     bias: np.ndarray
     resident: tuple[Encoder, ...] = ()
+    mesh: Mesh | None = None
+    restore_encoder: Callable[[int, DTypeLike | None, Mesh | None], Encoder] | None = None
 
     def encoder(self, layer: int) -> Encoder:
         """Return one layer's encoder, from the device if it is there, else read from disk."""
         if self.resident:
             return self.resident[layer]
-        return load_encoder(self.encoder_arrays[layer], f"{self.folder}: encoder {layer}")
+        return self.load_encoder(layer)
+
+    def load_encoder(self, layer: int, dtype: DTypeLike | None = None) -> Encoder:
+        """Read one layer's encoder from disk to the device or the mesh."""
+        if self.restore_encoder is not None:
+            return self.restore_encoder(layer, dtype, self.mesh)
+        what = f"{self.folder}: encoder {layer}"
+        return load_encoder(self.encoder_arrays[layer], what, dtype, self.mesh)
 
     def rows(self, layer: int, features: np.ndarray) -> np.ndarray:
         """Read the decoder rows [n, W, D] of some features of a layer, as stored.
@@ -69,12 +82,17 @@ class Transcoder:
         return CrossLayerTranscoder(self.config, encoders, decoders, jnp.asarray(self.bias))
 
 
-def load_encoder(arrays: EncoderArrays, what: str, dtype: DTypeLike | None = None) -> Encoder:
-    """Move one layer's encoder to the device, as stored or in `dtype`."""
+def load_encoder(
+    arrays: EncoderArrays, what: str, dtype: DTypeLike | None = None, mesh: Mesh | None = None
+) -> Encoder:
+    """Move one layer's encoder to the device or to its shards, as stored or in `dtype`."""
 
     def move(name: str, array: np.ndarray) -> jax.Array:
-        require_finite(array, f"{what} ({name})")
-        return jax.device_put(np.asarray(array, dtype or array.dtype))
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            require_finite(array[index], f"{what} ({name})")
+            return np.asarray(array[index], dtype or array.dtype)
+
+        return place_weight(mesh, f"encoder.{name}", array.shape, read)
 
     threshold = None if arrays.threshold is None else move("threshold", arrays.threshold)
     return Encoder(move("weight", arrays.weight), move("bias", arrays.bias), threshold)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.buckets import multiple
+from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection, with_scores
 from pie_jax.prune.metrics import last_logits
@@ -97,8 +98,8 @@ def _visiting_order(inputs: PruneInputs, block: int) -> np.ndarray:
 
 def _rises(inputs: PruneInputs, visits: np.ndarray, tau: np.ndarray, size: int) -> np.ndarray:
     """Return each occurrence's rise of KL, [B, J, N]; -inf for padding."""
-    result = sweep(inputs.problem, jnp.asarray(visits), jnp.asarray(tau, jnp.float32))
-    flat = np.asarray(result).reshape(*tau.shape, -1)
+    result = sweep(inputs.problem, inputs.put(visits), inputs.put(tau.astype(np.float32)))
+    flat = fetch(result).reshape(*tau.shape, -1)
     rise = np.full((*tau.shape, size), -np.inf, np.float32)
     for b, visited in enumerate(visits.reshape(len(visits), -1)):
         real = visited >= 0

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pie_jax.mesh import fetch
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection, with_scores
@@ -70,9 +71,7 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     score = np.zeros(occurrences.layer.shape, np.float32)
     done = 0
     for end in stage_ends(budgets):
-        gain = np.asarray(
-            gains(inputs.problem, inputs.total, jnp.asarray(path), GRADIENT_RULES["full"])
-        )
+        gain = fetch(gains(inputs.problem, inputs.total, inputs.put(path), GRADIENT_RULES["full"]))
         for b, count in enumerate(occurrences.count):
             added = best_additions(gain[b, :count], path[b, :done], end - done)
             path[b, done : done + len(added)] = added

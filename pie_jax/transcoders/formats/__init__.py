@@ -1,11 +1,12 @@
 """Transcoder file formats: one file each, entered in `FORMATS`, tried in this order."""
 
-from pie_jax.transcoders.formats import circuit_tracer, transcoder_set
+from pie_jax.transcoders.formats import circuit_tracer, orbax, transcoder_set
 from pie_jax.transcoders.formats.base import Format
 
 FORMATS: dict[str, Format] = {
     "circuit-tracer-clt": circuit_tracer.FORMAT,
     "circuit-tracer-transcoder-set": transcoder_set.FORMAT,
+    "orbax": orbax.FORMAT,
 }
 
 __all__ = ["FORMATS", "Format"]

@@ -1,0 +1,136 @@
+"""Converted transcoders: an orbax checkpoint an encoder, decoder rows in memory-mapped files.
+
+A batch needs a few rows of each decoder. Orbax restores arrays or shards of them, not chosen
+rows, so decoders stay in safetensors files `rows_{l}.safetensors` beside the checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from pie_jax.checkpoint import (
+    MANIFEST,
+    is_kind,
+    load_arrays,
+    read_manifest,
+    save_arrays,
+    write_manifest,
+)
+from pie_jax.errors import InputError
+from pie_jax.tensor_files import TensorFile
+from pie_jax.tensor_writer import write_tensors
+from pie_jax.transcoders.config import TranscoderConfig
+from pie_jax.transcoders.formats.base import Format
+from pie_jax.transcoders.modules import Encoder
+from pie_jax.transcoders.stored import EncoderArrays, Transcoder
+
+_KIND = "pie-jax-transcoder"
+
+
+class _Encoders(Sequence[EncoderArrays]):
+    """Every layer's encoder in host memory while it is used; the last one stays."""
+
+    def __init__(self, layers: int, restore: Any):
+        self._layers = layers
+        self._read = lru_cache(maxsize=1)(lambda layer: _host(restore(layer, None, None)))
+
+    def __len__(self) -> int:
+        return self._layers
+
+    def __getitem__(self, layer: Any) -> Any:
+        return self._read(range(self._layers)[layer])
+
+
+def recognises(folder: Path) -> bool:
+    """Tell whether a folder holds a converted transcoder."""
+    return is_kind(folder, _KIND)
+
+
+def open_folder(folder: Path) -> Transcoder:
+    """Open a converted transcoder: rows as memory maps, encoders where they are asked for."""
+    manifest = read_manifest(folder, _KIND)
+    try:
+        config = TranscoderConfig(**manifest["config"])
+        dtypes = manifest["dtypes"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / MANIFEST}: lacks sizes or dtypes; convert again.") from error
+    files = [TensorFile(_rows(folder, layer)) for layer in range(config.num_layers)]
+    decoders = [
+        file.tensor("W_dec", (config.features, config.targets(layer), config.d_model))
+        for layer, file in enumerate(files)
+    ]
+    bias = np.stack([np.asarray(file.tensor("b_dec"), np.float32) for file in files])
+    restore = partial(_restore, folder, config, dtypes)
+    encoders = _Encoders(config.num_layers, restore)
+    # The manifest holds the SHA-256 of all the rest.
+    known = (folder / MANIFEST,)
+    return Transcoder(
+        config, str(folder), folder, known, encoders, decoders, bias, restore_encoder=restore
+    )
+
+
+def _restore(
+    folder: Path,
+    config: TranscoderConfig,
+    dtypes: dict[str, str],
+    layer: int,
+    dtype: DTypeLike | None,
+    mesh: Mesh | None,
+) -> Encoder:
+    shapes = {"weight": (config.features, config.d_model)}
+    wanted = {
+        name: jax.ShapeDtypeStruct(shapes.get(name, (config.features,)), dtype or kind)
+        for name, kind in dtypes.items()
+    }
+    arrays = load_arrays(folder / f"encoder_{layer}", wanted, mesh, "encoder.")
+    return Encoder(arrays["weight"], arrays["bias"], arrays.get("threshold"))
+
+
+def _host(encoder: Encoder) -> EncoderArrays:
+    arrays = {name: np.asarray(array) for name, array in _arrays(encoder).items()}
+    return EncoderArrays(arrays["weight"], arrays["bias"], arrays.get("threshold"))
+
+
+def _arrays(encoder: Encoder) -> dict[str, jax.Array]:
+    arrays = {"weight": encoder.weight[...], "bias": encoder.bias[...]}
+    if encoder.threshold is not None:
+        arrays["threshold"] = encoder.threshold[...]
+    return arrays
+
+
+def _rows(folder: Path, layer: int) -> Path:
+    return folder / f"rows_{layer}.safetensors"
+
+
+def save(transcoder: Transcoder, folder: Path, dtype: DTypeLike | None = None) -> None:
+    """Write a transcoder as stored or in `dtype`, one layer in memory at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = transcoder.config
+    kind = None if dtype is None else np.dtype(dtype)
+    digests: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
+    for layer, decoder in enumerate(transcoder.decoder_maps):
+        encoder = _arrays(transcoder.load_encoder(layer, kind))
+        dtypes = {name: str(array.dtype) for name, array in encoder.items()}
+        digests[f"encoder_{layer}"] = save_arrays(folder / f"encoder_{layer}", encoder)
+        rows = {"W_dec": decoder, "b_dec": transcoder.bias[layer]}
+        path = _rows(folder, layer)
+        digests[path.name] = write_tensors(path, rows, kind)
+    content = {"config": asdict(config), "dtypes": dtypes, "sha256": digests}
+    write_manifest(folder, _KIND, content)
+
+
+FORMAT = Format(
+    f"{MANIFEST} with `format: {_KIND}` beside encoder_*/ and rows_*.safetensors",
+    recognises,
+    open_folder,
+)
