@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pie_jax.kernels import Writes
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
 from pie_jax.prune.batches import PairBatch
@@ -184,17 +186,23 @@ def _problem(
     occurrences: Occurrences,
 ) -> Problem:
     """Put a batch together; in a window, positions count from its start."""
-    delta = jnp.asarray(occurrences.delta)
-    here, writes, before = reading.window, decoder.writes, reading.before
+    here, writes, delta = reading.window, decoder.writes, jnp.asarray(occurrences.delta)
     if here is not None:
         size = here.residual.shape[1]
-        tokens = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))
-        length = prompts.length - here.start
-        prompts = prompts._replace(tokens=tokens(prompts.tokens, here.start), length=length)
-        writes = writes._replace(position=writes.position - here.start[:, None])
-        # Nothing changes before the window; what two programs round differently counts as equal.
-        delta = jnp.where(writes.position[:, None] >= 0, delta, 0.0)
-    return Problem(model, prompts, decoder.table, writes, delta, before, here)
+        prompts, writes, delta = _inside(prompts, writes, delta, here.start, size)
+    return Problem(model, prompts, decoder.table, writes, delta, reading.before, here)
+
+
+@partial(jax.jit, static_argnames="size")
+def _inside(
+    prompts: Prompt, writes: Writes, delta: jax.Array, start: jax.Array, size: int
+) -> tuple[Prompt, Writes, jax.Array]:
+    """Count positions from the start of a window; one program, as small ones compile one by one."""
+    tokens = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))
+    prompts = prompts._replace(tokens=tokens(prompts.tokens, start), length=prompts.length - start)
+    writes = writes._replace(position=writes.position - start[:, None])
+    # Nothing changes before the window; what two programs round differently counts as equal.
+    return prompts, writes, jnp.where(writes.position[:, None] >= 0, delta, 0.0)
 
 
 def devices() -> list[str]:
