@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -22,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pie_jax.hashes import cache_folder
 from pie_jax.prune.statistics import Mean
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ def use_compile_cache() -> None:
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "pie_jax" / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     # Programs of any size: what is quick to compile is quicker to read.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
