@@ -43,17 +43,20 @@ class Pruner:
 
     def run(self, batch: PairBatch) -> dict[str, Columns]:
         """Return the columns of `scores`, `selections` and `behaviour` for one batch."""
-        inputs = self.prepare(batch)
+        return self.measure(batch, self.prepare(batch))
+
+    def measure(self, batch: PairBatch, inputs: PruneInputs) -> dict[str, Columns]:
+        """Return what `run` does, for a batch that is prepared."""
         options = self.options
         scores = {}
         selections = []
         for name in options.methods:
-            with self._stage(f"method {name}"):
+            with self.stage(f"method {name}"):
                 method = METHODS[name]
                 if method.scores is not None:
                     scores[name] = method.scores(inputs)
                 selections.append(run_method(method, inputs, options.budgets))
-        with self._stage("behaviour"):
+        with self.stage("behaviour"):
             behaviour = self._behaviour(inputs, selections, batch.real)
         return {
             "scores": self._scores(inputs, scores, batch.real),
@@ -63,10 +66,10 @@ class Pruner:
 
     def prepare(self, batch: PairBatch) -> PruneInputs:
         """Encode both runs of a batch and read the decoder rows that it needs."""
-        with self._stage("encode"):
+        with self.stage("encode"):
             prompts, reading = self._read(batch)
             occurrences = self._finder.find(reading.clean, reading.corrupted, batch.length)
-        with self._stage("decoder rows"):
+        with self.stage("decoder rows"):
             decoder = read_rows(self._transcoder, occurrences)
         return PruneInputs(
             _problem(self._model, prompts, reading, decoder, occurrences),
@@ -172,7 +175,8 @@ class Pruner:
         return {name: np.asarray(column).reshape(-1) for name, column in columns.items()}
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time that something takes to a stage's seconds; one thread a stage."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
