@@ -25,6 +25,8 @@ _WORD = 4
 USABLE = 0.75
 # The largest batch that is looked for.
 MOST_PROMPTS = 1024
+# By how much the fullest prompt of a batch exceeds the mean.
+_FULLEST = 1.25
 # What the process takes beside arrays: Python, jax, compiled programs.
 PROCESS = 600 << 20
 
@@ -83,8 +85,8 @@ def decoder_bytes(shapes: Shapes) -> int:
 
 
 def occurrences(shapes: Shapes, load: Load) -> int:
-    """Return N, rounded up to its bucket; BOS has none."""
-    expected = shapes.transcoder.num_layers * (load.real - 1) * load.active
+    """Return N, that of the fullest prompt, rounded up to its bucket; BOS has none."""
+    expected = _FULLEST * shapes.transcoder.num_layers * (load.real - 1) * load.active
     return bucket(round(expected), _LEAST_CAPACITY)
 
 
@@ -123,43 +125,47 @@ def total_writes_bytes(shapes: Shapes, load: Load) -> int:
 
 def reading_bytes(shapes: Shapes, load: Load) -> int:
     """Return what preparing a batch takes while it lasts: every layer's inputs on both runs, the
-    record of the clean one, and one layer's activations with what finds the active ones."""
+    record of the clean one, one layer of the model, and one layer's activations with what finds the
+    active ones."""
     config = shapes.model
-    layer = load.batch * load.tokens * config.d_model
-    inputs = _WORD * (load.versions + 3) * config.num_layers * layer
-    # Activations of every version, which are active, and their running count and places.
-    each = _WORD * (load.versions + 1) + 1 + 2 * _WORD
-    return inputs + each * load.batch * load.tokens * shapes.transcoder.features
+    positions, versions = load.batch * load.tokens, load.versions + 1
+    inputs = (versions + 2) * config.num_layers * config.d_model
+    layer = versions * (4 * config.d_model + 3 * config.d_mlp)
+    # Activations of every version before and after the cut, their running count and places.
+    features = (2 * versions + 2) * shapes.transcoder.features
+    return _WORD * positions * (inputs + layer + features)
 
 
 def gradient_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
     """Return what gradients and scores take: what the backward pass reads again, [B, L, W, ...],
-    and one target layer's rows of every occurrence, [B, N, D]; `staged` for each corruption."""
+    and twice one target layer's rows of every occurrence, [B, N, D]; `staged` for each version."""
     config = shapes.model
     versions = load.versions if "staged" in options.methods else 1
     heads = config.num_heads * (load.tokens + load.window + 2 * config.head_dim)
     each = 6 * config.d_model + 4 * config.d_mlp + heads
     kept = load.batch * config.num_layers * load.window * each
-    scores = load.batch * occurrences(shapes, load) * config.d_model
+    scores = 2 * load.batch * occurrences(shapes, load) * config.d_model
     return _WORD * versions * (kept + scores)
 
 
-def removal_sets(options: PruneOptions, count: int) -> int:
-    """Return how many removals of a prompt with `count` occurrences the methods measure."""
+def synergy_sets(options: PruneOptions) -> int:
+    """Return how many removals of a prompt FAP-Synergy measures at one budget."""
     synergy = options.synergy
     pairs = synergy.boundary_cap * synergy.partners_per_candidate
-    one = synergy.boundary_cap + synergy.partners + pairs
-    found = len(options.budgets) * one if "fap-synergy" in options.methods else 0
-    return found + (count if "factp" in options.methods else 0)
+    return synergy.boundary_cap + synergy.partners + pairs
 
 
 def removal_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
-    """Return the streams of removals that wait for their next layer, and of those in flight."""
-    sets = removal_sets(options, occurrences(shapes, load))
-    if not sets:
-        return 0
-    one = _WORD * load.batch * load.versions * load.window * shapes.model.d_model
-    return min(sets * one, max(_STREAM_BYTES, one)) + options.chunk_bytes
+    """Return the streams of removals that wait for their next layer, and what is in flight.
+
+    Places for streams are up to twice as many as removals, as chunks need not be full.
+    """
+    synergy = synergy_sets(options) if "fap-synergy" in options.methods else 0
+    alone = occurrences(shapes, load) if "factp" in options.methods else 0
+    sets, config = max(synergy, alone), shapes.model
+    one = _WORD * load.batch * load.versions * load.window * config.d_model
+    flight = _WORD * load.window * (4 * config.d_model + 3 * config.d_mlp)
+    return 2 * min(sets * one, max(_STREAM_BYTES, one)) + min(sets * flight, options.chunk_bytes)
 
 
 def sweep_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:

@@ -15,8 +15,8 @@ from pie_jax.prune.memory_plan import (
     encoder_bytes,
     model_bytes,
     occurrences,
-    removal_sets,
     rows,
+    synergy_sets,
 )
 from pie_jax.prune.methods.staged import stage_ends
 from pie_jax.prune.options import PruneOptions
@@ -48,12 +48,14 @@ class Seconds:
 @dataclass(frozen=True)
 class Work:
     """Operations of one batch: `prepare` and `compute` FLOP; `passes` how often the model's weights
-    are read in `compute`; `row_bytes` the decoder rows' size."""
+    are read in `compute`; `row_bytes` the decoder rows' size, and `gathered_bytes` what scores and
+    sums of writes read of them, each occurrence its own."""
 
-    prepare: float
+    prepare: int
     compute: float
-    passes: float
+    passes: int
     row_bytes: int
+    gathered_bytes: int
 
 
 def gradient_passes(options: PruneOptions) -> int:
@@ -61,6 +63,13 @@ def gradient_passes(options: PruneOptions) -> int:
     fap = bool({"fap", "fap-synergy"} & set(options.methods))
     staged = len(stage_ends(options.budgets)) if "staged" in options.methods else 0
     return fap + ("relp" in options.methods) + staged
+
+
+def removals(options: PruneOptions, count: int) -> int:
+    """Return how many removals of a prompt with N occurrences the methods measure."""
+    synergy = len(options.budgets) * synergy_sets(options)
+    found = synergy if "fap-synergy" in options.methods else 0
+    return found + (count if "factp" in options.methods else 0)
 
 
 def sweep_steps(options: PruneOptions, count: int) -> int:
@@ -84,13 +93,23 @@ def work(shapes: Shapes, load: Load, options: PruneOptions) -> Work:
     features = shapes.transcoder.num_layers * shapes.transcoder.features
     prepare = token * (positions + changed) + 2 * features * config.d_model * encoded
     circuits = len(options.methods) * len(options.budgets)
-    sets, steps = removal_sets(options, found), sweep_steps(options, found)
-    gradients = 3 * gradient_passes(options)
-    runs = gradients + sets / 2 + steps * (options.acdc.block + 1) + 2 * circuits
+    sets, steps = removals(options, found), sweep_steps(options, found)
+    gradients = gradient_passes(options)
+    runs = 3 * gradients + sets / 2 + steps * (options.acdc.block + 1) + 2 * circuits
     logits = 2 * config.vocab_size * config.d_model * changed * circuits
     row_bytes = shapes.decoder * rows(shapes, load) * config.d_model
-    passes = gradients + steps + 2 * circuits + (1 if sets else 0)
-    return Work(prepare, token * changed * runs + logits, passes, row_bytes)
+    passes = 3 * gradients + steps + 2 * circuits + (1 if sets else 0)
+    gathered = (
+        (gradients + 1) * load.batch * shapes.decoder * config.d_model * _targets(shapes, found)
+    )
+    return Work(prepare, token * changed * runs + logits, passes, row_bytes, gathered)
+
+
+def _targets(shapes: Shapes, count: int) -> int:
+    """Return how many rows N occurrences have, as many of them in every layer."""
+    config = shapes.transcoder
+    each = [config.targets(layer) for layer in range(config.num_layers)]
+    return count * sum(each) // config.num_layers
 
 
 def seconds(
@@ -104,5 +123,6 @@ def seconds(
     if rates.rows is not None:
         from_disk = done.row_bytes + (every if encoders == "disk" else 0)
         prepare += from_disk / rates.rows
-    compute = max(done.compute / rates.flops, done.passes * weights / rates.copy)
+    moved = done.passes * weights + done.gathered_bytes
+    compute = max(done.compute / rates.flops, moved / rates.copy)
     return Seconds(prepare, compute, rates.rows is not None)
