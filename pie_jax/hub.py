@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from pie_jax.errors import InputError, PieError
+from pie_jax.hashes import sha256_of
 
 DEMO = "demo"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -62,7 +62,8 @@ def _fetch(repo: str, revision: str | None, patterns: list[str], what: str) -> P
 def hash_files(paths: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of each file by its name, in order of names.
 
-    A file in the hub's cache is a link to a blob named after its SHA-256; that is taken as is.
+    A file in the hub's cache is a link to a blob named after its SHA-256; that is taken as is. Of
+    other large files it is remembered while they stay as they are.
     """
     return {path.name: _sha256(path) for path in sorted(paths)}
 
@@ -71,5 +72,4 @@ def _sha256(path: Path) -> str:
     blob = path.resolve()
     if path.is_symlink() and blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name):
         return blob.name
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

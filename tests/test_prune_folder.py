@@ -22,6 +22,7 @@ import pie_jax
 from pie_jax.errors import PieError
 from pie_jax.prune import folder
 from pie_jax.prune.batches import PairBatch
+from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results import TABLES, PruneResult
 from pie_jax.prune.step import Columns, Pruner
@@ -94,13 +95,13 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 def count_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Note the rows of every batch that is computed from now on."""
     seen: list[list[int]] = []
-    original = Pruner.run
+    original = Pruner.measure
 
-    def counted(self: Pruner, batch: PairBatch) -> dict[str, Columns]:
+    def counted(self: Pruner, batch: PairBatch, inputs: PruneInputs) -> dict[str, Columns]:
         seen.append(batch.rows[: batch.real].tolist())
-        return original(self, batch)
+        return original(self, batch, inputs)
 
-    monkeypatch.setattr(Pruner, "run", counted)
+    monkeypatch.setattr(Pruner, "measure", counted)
     return seen
 
 

@@ -8,7 +8,18 @@ import traceback
 import typer
 from rich.console import Console
 
-from pie_jax.cli import convert, evaluate, examples, interpret, prune, report, run, tasks, train
+from pie_jax.cli import (
+    convert,
+    evaluate,
+    examples,
+    interpret,
+    plan,
+    prune,
+    report,
+    run,
+    tasks,
+    train,
+)
 from pie_jax.errors import PieError
 
 app = typer.Typer(
@@ -20,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("run")(run.run)
+app.command("plan")(plan.plan)
 app.command("prune")(prune.prune)
 app.command("examples")(examples.examples)
 app.command("interpret")(interpret.interpret)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.progress import (
@@ -22,8 +20,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pie_jax.prune.results import PruneResult
+from pie_jax.hashes import cache_folder
 from pie_jax.prune.statistics import Mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pie_jax.prune.results import PruneResult
 
 _LOG_SECONDS = 30.0
 
@@ -36,9 +39,9 @@ def use_compile_cache() -> None:
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "pie_jax" / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    # Programs of any size: what is quick to compile is quicker to read.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

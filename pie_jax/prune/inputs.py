@@ -117,7 +117,7 @@ class PruneInputs:
     def _rows(self) -> int:
         """Return how many positions of removals run side by side within `chunk_bytes`."""
         config = self.problem.model.config
-        return max(1, self._chunk_bytes() // (4 * (4 * config.d_model + 3 * config.d_mlp)))
+        return max(1, self.options.bytes_at_once() // (4 * (4 * config.d_model + 3 * config.d_mlp)))
 
     def _sets_at_once(self, count: int) -> int:
         """Return how many sets of each prompt may have a stream in memory."""
@@ -140,11 +140,6 @@ class PruneInputs:
         """Move a host array [B, ...] to the devices that hold the batch; `mesh.fetch` is back."""
         return put(mesh_of(self.problem.delta), values)
 
-    def _chunk_bytes(self) -> int:
-        if self.options.chunk_bytes is not None:
-            return self.options.chunk_bytes
-        return 1 << 25 if jax.default_backend() == "cpu" else 1 << 30
-
     def side_by_side(self) -> int:
         """Return how many interventions a prompt fit `chunk_bytes` at once."""
         layers, length = self.problem.sizes
@@ -152,7 +147,7 @@ class PruneInputs:
         batch, corruptions, _ = self.problem.delta.shape
         # The streams of all layers, and logits at every position.
         one = 4 * batch * corruptions * length * max(layers * config.d_model, config.vocab_size)
-        return max(1, self._chunk_bytes() // one)
+        return max(1, self.options.bytes_at_once() // one)
 
     def _chunks(self, sets: np.ndarray) -> tuple[np.ndarray, int]:
         """Pad S to a multiple of the chunk, with sets of nobody."""

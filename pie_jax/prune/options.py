@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
+
 DEFAULT_METHODS = ("fap", "fap-synergy", "relp", "activation-magnitude", "random")
 PAPER_BUDGETS = (50, 100, 200, 400, 800)
 
@@ -49,3 +51,9 @@ class PruneOptions:
     seed: int = 0
     chunk_bytes: int | None = None  # by the device: 32 MiB on CPUs (their caches), 1 GiB elsewhere
     plain: bool = False  # every run whole and from the start: slow, for comparison
+
+    def bytes_at_once(self) -> int:
+        """Return `chunk_bytes`, or its default on the device at hand."""
+        if self.chunk_bytes is not None:
+            return self.chunk_bytes
+        return 1 << 25 if jax.default_backend() == "cpu" else 1 << 30

@@ -7,17 +7,20 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from pie_jax.errors import InputError
 from pie_jax.hub import hash_files
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune.batches import batches
+from pie_jax.prune.ahead import prepared
+from pie_jax.prune.batches import PairBatch, batches
 from pie_jax.prune.checks import check_options
 from pie_jax.prune.metrics import METRICS
 from pie_jax.prune.on_mesh import on_mesh, whole_batches
@@ -77,21 +80,45 @@ def prune(
     if folder is not None:
         folder.begin(record)
     pruner = Pruner(model, transcoder, options)
-    parts: list[dict[str, Columns]] = []
-    for index, batch in enumerate(plan):
-        part = None if folder is None else folder.part(index)
-        if part is None:
-            part = pruner.run(batch)
-            if folder is not None:
-                folder.save_part(index, part)
-        parts.append(part)
-        if progress is not None:
-            progress(index + 1, len(plan), "batches")
+    parts = _parts(pruner, plan, folder, progress, ahead=_on_one_device(model))
     record["seconds"] = {name: round(value, 3) for name, value in pruner.seconds.items()}
     result = PruneResult(**assemble(parts, options.methods), record=record)
     if folder is not None:
         folder.complete(result)
     return replace(result, record={"status": "complete", "config": config, **record})
+
+
+def _parts(
+    pruner: Pruner,
+    plan: Sequence[PairBatch],
+    folder: SharedFolder | None,
+    progress: Progress | None,
+    *,
+    ahead: bool,
+) -> list[dict[str, Columns]]:
+    """Return the columns of every batch; those that the folder has are not computed."""
+    found = [None if folder is None else folder.part(index) for index in range(len(plan))]
+    missing = [batch for batch, part in zip(plan, found, strict=True) if part is None]
+    parts = []
+    with closing(prepared(pruner.prepare, missing, ahead=ahead)) as ready:
+        for index, (batch, part) in enumerate(zip(plan, found, strict=True)):
+            if part is None:
+                with pruner.stage("next batch"):
+                    taken = [next(ready)]
+                # Nothing here keeps a batch's arrays while the next one is awaited.
+                part = pruner.measure(batch, taken.pop())
+                if folder is not None:
+                    folder.save_part(index, part)
+            parts.append(part)
+            if progress is not None:
+                progress(index + 1, len(plan), "batches")
+    return parts
+
+
+def _on_one_device(model: LanguageModel) -> bool:
+    """Tell whether two threads may start programs: over several devices, and processes, every one
+    has to start them in the same order."""
+    return len(model.transformer.embedding[...].devices()) == 1 and jax.process_count() == 1
 
 
 def _options(options: PruneOptions | None, settings: dict[str, Any]) -> PruneOptions:

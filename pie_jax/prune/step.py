@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pie_jax.kernels import Writes
 from pie_jax.mesh import put
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
@@ -42,17 +44,20 @@ class Pruner:
 
     def run(self, batch: PairBatch) -> dict[str, Columns]:
         """Return the columns of `scores`, `selections` and `behaviour` for one batch."""
-        inputs = self.prepare(batch)
+        return self.measure(batch, self.prepare(batch))
+
+    def measure(self, batch: PairBatch, inputs: PruneInputs) -> dict[str, Columns]:
+        """Return what `run` does, for a batch that is prepared."""
         options = self.options
         scores = {}
         selections = []
         for name in options.methods:
-            with self._stage(f"method {name}"):
+            with self.stage(f"method {name}"):
                 method = METHODS[name]
                 if method.scores is not None:
                     scores[name] = method.scores(inputs)
                 selections.append(run_method(method, inputs, options.budgets))
-        with self._stage("behaviour"):
+        with self.stage("behaviour"):
             behaviour = self._behaviour(inputs, selections, batch.real)
         return {
             "scores": self._scores(inputs, scores, batch.real),
@@ -62,10 +67,10 @@ class Pruner:
 
     def prepare(self, batch: PairBatch) -> PruneInputs:
         """Encode both runs of a batch and read the decoder rows that it needs."""
-        with self._stage("encode"):
+        with self.stage("encode"):
             prompts, reading = self._read(batch)
             occurrences = self._finder.find(reading.clean, reading.corrupted, batch.length)
-        with self._stage("decoder rows"):
+        with self.stage("decoder rows"):
             decoder = read_rows(self._transcoder, occurrences)
         return PruneInputs(
             _problem(self._model, prompts, reading, decoder, self._put(occurrences.delta)),
@@ -174,7 +179,8 @@ class Pruner:
         return {name: np.asarray(column).reshape(-1) for name, column in columns.items()}
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time that something takes to a stage's seconds; one thread a stage."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -188,16 +194,25 @@ def _problem(
     delta: jax.Array,
 ) -> Problem:
     """Put a batch together; in a window, positions count from its start."""
-    here, writes, before = reading.window, decoder.writes, reading.before
+    here, writes = reading.window, decoder.writes
     if here is not None:
         size = here.residual.shape[1]
-        tokens = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))
-        length = prompts.length - here.start
-        prompts = prompts._replace(tokens=tokens(prompts.tokens, here.start), length=length)
-        writes = writes._replace(position=writes.position - here.start[:, None])
-        # Nothing changes before the window; what two programs round differently counts as equal.
-        delta = jnp.where(writes.position[:, None] >= 0, delta, 0.0)
-    return Problem(model, prompts, decoder.table, decoder.tiles, writes, delta, before, here)
+        prompts, writes, delta = _inside(prompts, writes, delta, here.start, size)
+    return Problem(
+        model, prompts, decoder.table, decoder.tiles, writes, delta, reading.before, here
+    )
+
+
+@partial(jax.jit, static_argnames="size")
+def _inside(
+    prompts: Prompt, writes: Writes, delta: jax.Array, start: jax.Array, size: int
+) -> tuple[Prompt, Writes, jax.Array]:
+    """Count positions from the start of a window; one program, as small ones compile one by one."""
+    tokens = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))
+    prompts = prompts._replace(tokens=tokens(prompts.tokens, start), length=prompts.length - start)
+    writes = writes._replace(position=writes.position - start[:, None])
+    # Nothing changes before the window; what two programs round differently counts as equal.
+    return prompts, writes, jnp.where(writes.position[:, None] >= 0, delta, 0.0)
 
 
 def devices() -> list[str]:
