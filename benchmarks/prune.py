@@ -38,6 +38,7 @@ def main(
         Path | None, typer.Option(help="Folder of `model` and `transcoder`.")
     ] = None,
     peers: Annotated[bool, typer.Option(help="Also circuit-tracer and a PyTorch loop.")] = False,
+    graph: Annotated[bool, typer.Option(help="With --peers: an attribution graph.")] = False,
     plain: Annotated[bool, typer.Option(help="Also this package's own plain path.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -65,15 +66,17 @@ def main(
             folder, pairs, names(methods), numbers(budgets, "--budgets"), batch_size,
             dtype or sizes.dtype, encoders,
         )  # fmt: skip
+        if peers:
+            from benchmarks import prune_peers
+
+            prune_peers.require(work)
         with PeakAnonymous() as peak:
             figures["fast"] = prune_measure.measure(work, plain=False)
         figures["peak_mib"] = peak.bytes / _MIB
         if plain:
             figures["plain"] = prune_measure.measure(work, plain=True)
         if peers:
-            from benchmarks import prune_peers
-
-            figures["peers"] = prune_peers.measure(work)
+            figures["peers"] = prune_peers.measure(work, graph=graph)
     show(figures)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ def show(figures: dict[str, Any]) -> None:
     if "peers" in figures:
         table = Table("peer", "its ms", "ours, ms", "ratio", title="peers", title_justify="left")
         for name, one in figures["peers"].items():
-            ours = _ours(fast["parts"], one["ours"])
+            ours = _ours(fast["parts"], one)
             low, high = (one[key] / ours for key in ("low", "high"))
             table.add_row(
                 name, f"{1e3 * one['median']:,.1f}", f"{1e3 * ours:,.1f}",
@@ -125,9 +128,11 @@ def show(figures: dict[str, Any]) -> None:
         console.print(table)
 
 
-def _ours(parts: dict[str, Any], keys: dict[str, float]) -> float:
+def _ours(parts: dict[str, Any], peer: dict[str, Any]) -> float:
     """Return the sum of some parts, each divided by how many of the peer's units it does."""
-    return sum(parts[name]["median"] / units for name, units in keys.items())
+    if "ours_seconds" in peer:
+        return peer["ours_seconds"]
+    return sum(parts[name]["median"] / units for name, units in peer["ours"].items())
 
 
 if __name__ == "__main__":
