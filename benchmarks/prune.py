@@ -10,6 +10,7 @@ one that compiled everything; shares are of the plain matmul and the plain copy 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from benchmarks.limits import copy_bytes, matmul_flops
 from benchmarks.machine import PeakAnonymous, describe
 from benchmarks.made import SHAPES, input_scale, make_model, make_pairs, make_transcoder
 from pie_jax.cli.options import names, numbers
+from pie_jax.errors import PieError
 
 _MIB = 2**20
 
@@ -48,11 +50,23 @@ def main(
     sizes = SHAPES[shape]
     with tempfile.TemporaryDirectory() as temporary:
         folder = weights or Path(temporary)
+        work = prune_measure.Work(
+            folder,
+            make_pairs(sizes, prompts + batch_size),
+            names(methods),
+            numbers(budgets, "--budgets"),
+            batch_size,
+            dtype or sizes.dtype,
+            encoders,
+        )
+        if peers:
+            from benchmarks import prune_peers
+
+            prune_peers.require(work)
         if not (folder / "transcoder" / "config.yaml").exists():
             make_model(sizes, folder / "model")
             scale = input_scale(folder / "model", sizes)
             make_transcoder(sizes, folder / "transcoder", scale)
-        pairs = make_pairs(sizes, prompts + batch_size)
         figures: dict[str, Any] = {
             "machine": describe(),
             "shape": shape,
@@ -62,14 +76,6 @@ def main(
             "matmul_flops": matmul_flops(dtype or sizes.dtype),
             "copy_bytes": copy_bytes(),
         }
-        work = prune_measure.Work(
-            folder, pairs, names(methods), numbers(budgets, "--budgets"), batch_size,
-            dtype or sizes.dtype, encoders,
-        )  # fmt: skip
-        if peers:
-            from benchmarks import prune_peers
-
-            prune_peers.require(work)
         with PeakAnonymous() as peak:
             figures["fast"] = prune_measure.measure(work, plain=False)
         figures["peak_mib"] = peak.bytes / _MIB
@@ -136,4 +142,8 @@ def _ours(parts: dict[str, Any], peer: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except PieError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
