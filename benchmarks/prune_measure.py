@@ -69,9 +69,9 @@ def measure(work: Work, *, plain: bool) -> dict[str, Any]:
     pruner = Pruner(work.model, work.transcoder, options)
     first, *rest = work.batches()
     start = time.perf_counter()
-    _parts(pruner, first)
+    run_parts(pruner, first)
     cold = time.perf_counter() - start
-    rounds = [_parts(pruner, batch) for batch in rest]
+    rounds = [run_parts(pruner, batch) for batch in rest]
     size = work.batch_size
     parts = {
         name: _spread([one.seconds[name] / size for one in rounds]) for name in rounds[0].seconds
@@ -108,7 +108,8 @@ class _Round:
         self.amounts[what], self.of[what] = amount, part
 
 
-def _parts(pruner: Pruner, batch: PairBatch) -> _Round:
+def run_parts(pruner: Pruner, batch: PairBatch) -> _Round:
+    """Run every part of pruning on one batch, and time each."""
     one = _Round({}, {}, {})
     config = pruner.model_config
     before = dict(pruner.seconds)
