@@ -71,7 +71,7 @@ def log_chart(panels: Sequence[Panel], *, y_label: str) -> Markup:
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
     """Return the exponent of the power law through points: 1 is in proportion, 0 is flat."""
-    xs, ys = ([math.log(value) for value in axis] for axis in zip(*points, strict=True))
+    xs, ys = ([math.log(point[axis]) for point in points] for axis in (0, 1))
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     across = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
     return across / sum((x - mean_x) ** 2 for x in xs)
@@ -95,11 +95,12 @@ def _panel(panel: Panel, y: _Scale, names: list[str]) -> Markup:
     parts.append(svg.text((_LEFT + right) / 2, _HEIGHT - 8, panel.x_label, "middle"))
     parts.append(_proportional(x, y))
     for name, line in panel.lines.items():
-        style, at = names.index(name), [(x.at(a), y.at(b)) for a, b in line]
-        parts.append(svg.path(at, f"line s{style % svg.STYLES}"))
-        for (a, b), place in zip(line, at, strict=True):
+        style = names.index(name)
+        drawn = [(x.at(a), y.at(b)) for a, b in line]
+        parts.append(svg.path(drawn, f"line s{style % svg.STYLES}"))
+        for a, b in line:
             words = svg.tag("title", f"{name} at {a:,.0f}: {b:.3g}")
-            parts.append(svg.marker(*place, style, words, size=3.5))
+            parts.append(svg.marker(x.at(a), y.at(b), style, words, size=3.5))
     return svg.tag("g", *parts)
 
 

@@ -5,6 +5,7 @@
 Weights of a given shape are made (random, with a given number of active features), or given with
 `--weights DIR` (folders `model` and `transcoder`). Every figure is the median over batches after
 one that compiled everything; shares are of the plain matmul and the plain copy of the same run.
+`--peers` needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ def show(figures: dict[str, Any]) -> None:
             )  # fmt: skip
             one["ratio"] = one["median"] / ours
         console.print(table)
+        for name, one in figures["peers"].items():
+            console.print(f"{name}: {one['note']}")
 
 
 def _ours(parts: dict[str, Any], peer: dict[str, Any]) -> float:

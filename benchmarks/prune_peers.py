@@ -79,6 +79,7 @@ def _measure_loop(work: Work, warm: Case, measured: list[Case]) -> Entries:
         more = (BUDGET, PruneOptions().synergy, case.ours.draws())
         times["synergy"].append(_seconds(loop.synergy, case.pair, found, *more))
         forwards.append(loop.forwards - before)
+        times["removal"].append(times["synergy"][-1] / forwards[-1])
         times["kl"].append(_seconds(loop.kls, case.pair, found, work.budgets))
     behaviour = {"ends": 1.0, "behaviour": float(len(work.methods))}
     kls = f"KL of {len(work.budgets)} budgets"
@@ -93,6 +94,11 @@ def _measure_loop(work: Work, warm: Case, measured: list[Case]) -> Entries:
         {_SYNERGY: 1.0},
         f"{median(forwards):.0f} forward passes a prompt: no pair is run whose single effects are "
         f"not both positive; ours runs all {_sets(measured):.0f} removals",
+    )
+    result["loop: one removal"] = _entry(
+        times["removal"],
+        {_SYNERGY: _sets(measured)},
+        "synergy by its forward passes, ours by its removals",
     )
     result[f"loop: {kls}"] = _entry(
         times["kl"],
