@@ -5,11 +5,13 @@
 Weights of a given shape are made (random, with a given number of active features), or given with
 `--weights DIR` (folders `model` and `transcoder`). Every figure is the median over batches after
 one that compiled everything; shares are of the plain matmul and the plain copy of the same run.
+`--peers` needs the extra `bench`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +24,7 @@ from benchmarks.limits import copy_bytes, matmul_flops
 from benchmarks.machine import PeakAnonymous, describe
 from benchmarks.made import SHAPES, input_scale, make_model, make_pairs, make_transcoder
 from pie_jax.cli.options import names, numbers
+from pie_jax.errors import PieError
 
 _MIB = 2**20
 
@@ -38,6 +41,7 @@ def main(
         Path | None, typer.Option(help="Folder of `model` and `transcoder`.")
     ] = None,
     peers: Annotated[bool, typer.Option(help="Also circuit-tracer and a PyTorch loop.")] = False,
+    graph: Annotated[bool, typer.Option(help="With --peers: an attribution graph.")] = False,
     plain: Annotated[bool, typer.Option(help="Also this package's own plain path.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -47,11 +51,23 @@ def main(
     sizes = SHAPES[shape]
     with tempfile.TemporaryDirectory() as temporary:
         folder = weights or Path(temporary)
+        work = prune_measure.Work(
+            folder,
+            make_pairs(sizes, prompts + batch_size),
+            names(methods),
+            numbers(budgets, "--budgets"),
+            batch_size,
+            dtype or sizes.dtype,
+            encoders,
+        )
+        if peers:
+            from benchmarks import prune_peers
+
+            prune_peers.require(work)
         if not (folder / "transcoder" / "config.yaml").exists():
             make_model(sizes, folder / "model")
             scale = input_scale(folder / "model", sizes)
             make_transcoder(sizes, folder / "transcoder", scale)
-        pairs = make_pairs(sizes, prompts + batch_size)
         figures: dict[str, Any] = {
             "machine": describe(),
             "shape": shape,
@@ -61,19 +77,13 @@ def main(
             "matmul_flops": matmul_flops(dtype or sizes.dtype),
             "copy_bytes": copy_bytes(),
         }
-        work = prune_measure.Work(
-            folder, pairs, names(methods), numbers(budgets, "--budgets"), batch_size,
-            dtype or sizes.dtype, encoders,
-        )  # fmt: skip
         with PeakAnonymous() as peak:
             figures["fast"] = prune_measure.measure(work, plain=False)
         figures["peak_mib"] = peak.bytes / _MIB
         if plain:
             figures["plain"] = prune_measure.measure(work, plain=True)
         if peers:
-            from benchmarks import prune_peers
-
-            figures["peers"] = prune_peers.measure(work)
+            figures["peers"] = prune_peers.measure(work, graph=graph)
     show(figures)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +125,7 @@ def show(figures: dict[str, Any]) -> None:
     if "peers" in figures:
         table = Table("peer", "its ms", "ours, ms", "ratio", title="peers", title_justify="left")
         for name, one in figures["peers"].items():
-            ours = _ours(fast["parts"], one["ours"])
+            ours = _ours(fast["parts"], one)
             low, high = (one[key] / ours for key in ("low", "high"))
             table.add_row(
                 name, f"{1e3 * one['median']:,.1f}", f"{1e3 * ours:,.1f}",
@@ -123,12 +133,20 @@ def show(figures: dict[str, Any]) -> None:
             )  # fmt: skip
             one["ratio"] = one["median"] / ours
         console.print(table)
+        for name, one in figures["peers"].items():
+            console.print(f"{name}: {one['note']}")
 
 
-def _ours(parts: dict[str, Any], keys: dict[str, float]) -> float:
+def _ours(parts: dict[str, Any], peer: dict[str, Any]) -> float:
     """Return the sum of some parts, each divided by how many of the peer's units it does."""
-    return sum(parts[name]["median"] / units for name, units in keys.items())
+    if "ours_seconds" in peer:
+        return peer["ours_seconds"]
+    return sum(parts[name]["median"] / units for name, units in peer["ours"].items())
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except PieError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

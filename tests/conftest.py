@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,9 @@ settings.register_profile("pie_jax", deadline=None)
 settings.load_profile("pie_jax")
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# `benchmarks` stands beside `tests`, and is never installed.
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 def pytest_configure(config: pytest.Config) -> None:
