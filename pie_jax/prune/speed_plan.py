@@ -48,14 +48,14 @@ class Seconds:
 @dataclass(frozen=True)
 class Work:
     """Operations of one batch: `prepare` and `compute` FLOP; `passes` how often the model's weights
-    are read in `compute`; `row_bytes` the decoder rows' size, and `gathered_bytes` what scores and
-    sums of writes read of them, each occurrence its own."""
+    are read in `compute`; `row_bytes` the decoder rows' size, and `read_bytes` what scores and sums
+    of writes read of them: each row once a gradient, and once for the sum."""
 
     prepare: int
     compute: float
     passes: int
     row_bytes: int
-    gathered_bytes: int
+    read_bytes: int
 
 
 def gradient_passes(options: PruneOptions) -> int:
@@ -99,17 +99,8 @@ def work(shapes: Shapes, load: Load, options: PruneOptions) -> Work:
     logits = 2 * config.vocab_size * config.d_model * changed * circuits
     row_bytes = shapes.decoder * rows(shapes, load) * config.d_model
     passes = 3 * gradients + steps + 2 * circuits + (1 if sets else 0)
-    gathered = (
-        (gradients + 1) * load.batch * shapes.decoder * config.d_model * _targets(shapes, found)
-    )
-    return Work(prepare, token * changed * runs + logits, passes, row_bytes, gathered)
-
-
-def _targets(shapes: Shapes, count: int) -> int:
-    """Return how many rows N occurrences have, as many of them in every layer."""
-    config = shapes.transcoder
-    each = [config.targets(layer) for layer in range(config.num_layers)]
-    return count * sum(each) // config.num_layers
+    read = (gradients + 1) * row_bytes
+    return Work(prepare, token * changed * runs + logits, passes, row_bytes, read)
 
 
 def seconds(
@@ -123,6 +114,6 @@ def seconds(
     if rates.rows is not None:
         from_disk = done.row_bytes + (every if encoders == "disk" else 0)
         prepare += from_disk / rates.rows
-    moved = done.passes * weights + done.gathered_bytes
+    moved = done.passes * weights + done.read_bytes
     compute = max(done.compute / rates.flops, moved / rates.copy)
     return Seconds(prepare, compute, rates.rows is not None)
