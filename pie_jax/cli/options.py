@@ -19,7 +19,7 @@ Methods = Annotated[
     str,
     typer.Option(
         "--method",
-        help="Comma-separated: fap, fap-synergy, relp, staged, factp, acdc, "
+        help="Comma-separated: auto, fap, fap-synergy, relp, staged, learned, factp, acdc, "
         "activation-magnitude, random.",
     ),
 ]

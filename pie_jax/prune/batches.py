@@ -18,8 +18,8 @@ _LEAST_LENGTH = 16
 class PairBatch:
     """B pairs of prompts, padded on the right to one length; only `real` rows count.
 
-    `clean` [B, T]; `corrupted` [B, M, T], M corrupted versions of each; `rows` [B] the pairs' places
-    in the input; `target`, `distractor` [B] ids, 0 where not needed.
+    `clean` [B, T]; `corrupted` [B, M, T], M corrupted versions of each; `rows` [B] the pairs'
+    places in the input; `target`, `distractor` [B] ids, 0 where not needed.
     """
 
     clean: np.ndarray

@@ -59,6 +59,11 @@ def prune(
         source=source,
     )
     _require_as_many(encoded, source)
+    if options.judge_corruptions == "unseen" and len(encoded[0].corrupted) < 2:
+        raise InputError(
+            f"{source}: --judge-corruptions unseen needs at least 2 corrupted versions of each "
+            "prompt; give `corrupted` as a list, or use same."
+        )
     plan = batches(encoded, options.batch_size)
     config = _config(model, transcoder, pairs, options)
     folder = None if out is None else RunFolder(Path(out), config)

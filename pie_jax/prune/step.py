@@ -12,6 +12,7 @@ import numpy as np
 
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batches import PairBatch
+from pie_jax.prune.corruptions import found_and_judged
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, Selection, run_method
 from pie_jax.prune.metrics import Prompt
@@ -39,7 +40,7 @@ class Pruner:
 
     def run(self, batch: PairBatch) -> dict[str, Columns]:
         """Return the columns of `scores`, `selections` and `behaviour` for one batch."""
-        inputs = self.prepare(batch)
+        inputs, judged = found_and_judged(self.prepare(batch))
         options = self.options
         scores = {}
         selections = []
@@ -50,7 +51,7 @@ class Pruner:
                     scores[name] = method.scores(inputs)
                 selections.append(run_method(method, inputs, options.budgets))
         with self._stage("behaviour"):
-            behaviour = self._behaviour(inputs, selections, batch.real)
+            behaviour = self._behaviour(judged, selections, batch.real)
         return {
             "scores": self._scores(inputs, scores, batch.real),
             "selections": self._selections(inputs, selections, batch.real),
