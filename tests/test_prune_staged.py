@@ -27,9 +27,9 @@ def test_every_budget_ends_a_stage(budgets):
 
 def test_the_largest_are_signed_and_never_padding():
     score = jnp.array([0.5, -2.0, -jnp.inf, 0.9, 0.5])
-    assert largest(score, 2).tolist() == [1, 0, 0, 1, 0]
+    assert largest(score, jnp.int32(2)).tolist() == [1, 0, 0, 1, 0]
     # What is asked for beyond what there is is not made up.
-    assert largest(score, 9).tolist() == [1, 1, 0, 1, 1]
+    assert largest(score, jnp.int32(9)).tolist() == [1, 1, 0, 1, 1]
 
 
 def test_each_stage_adds_the_largest_gains_at_the_circuit_so_far(case: Case):

@@ -8,7 +8,7 @@ import traceback
 import typer
 from rich.console import Console
 
-from pie_jax.cli import evaluate, examples, interpret, prune, report, run, tasks, train
+from pie_jax.cli import compare, evaluate, examples, interpret, prune, report, run, tasks, train
 from pie_jax.errors import PieError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("prune")(prune.prune)
 app.command("examples")(examples.examples)
 app.command("interpret")(interpret.interpret)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("train-clt")(train.train_clt)
 app.add_typer(tasks.app, name="tasks")
