@@ -70,6 +70,7 @@ def test_every_method_is_entered_once():
         *OPTIONS.methods,
         "acdc",
         "fap-full",
+        "fap-hvp",
         "integrated-gradients",
         "learned",
         "auto",
