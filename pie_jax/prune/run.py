@@ -49,7 +49,7 @@ def prune(
     With `out`, results are written there batch by batch; repeating the call resumes. `source`
     names the pairs in errors. Raises `InputError` for settings, pairs or weights that do not fit.
     """
-    options = _options(options, settings)
+    options = merged_options(options, settings)
     require_match(transcoder, model.config, model.name)
     encoded, skipped = encode_pairs(
         pairs,
@@ -90,7 +90,8 @@ def prune(
     return replace(result, record={"status": "complete", "config": config, **record})
 
 
-def _options(options: PruneOptions | None, settings: dict[str, Any]) -> PruneOptions:
+def merged_options(options: PruneOptions | None, settings: dict[str, Any]) -> PruneOptions:
+    """Return the options with some replaced. Raises `InputError` for what means nothing."""
     base = options or PruneOptions()
     unknown = sorted(set(settings) - set(asdict(base)))
     if unknown:
