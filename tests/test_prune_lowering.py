@@ -12,9 +12,10 @@ import pytest
 from prune_helpers import tiny_model, tiny_pairs, tiny_transcoder
 
 import pie_jax
-from pie_jax.prune import inputs, occurrences, step
-from pie_jax.prune.methods import METHODS, acdc, staged
+from pie_jax.prune import inputs, occurrences, shard_cones, step
+from pie_jax.prune.methods import METHODS, acdc, fap_hvp, integrated_gradients
 from pie_jax.prune.options import AcdcOptions, PruneOptions, SynergyOptions
+from pie_jax.prune.search import found, space
 
 # Every compiled function of the step, where it is called from.
 CALLED: dict[str, ModuleType] = {
@@ -23,10 +24,16 @@ CALLED: dict[str, ModuleType] = {
     "metric_gradients": inputs,
     "attribute": inputs,
     "total_writes": inputs,
-    "cone_metrics": inputs,
+    "cone_metrics": shard_cones,
     "circuit_behaviour": inputs,
     "end_points": inputs,
-    "gains": staged,
+    "_windows": space,
+    "_gather": space,
+    "grow": found,
+    "learn": found,
+    "_measure": found,
+    "scores_at": integrated_gradients,
+    "interactions": fap_hvp,
     "sweep": acdc,
 }
 

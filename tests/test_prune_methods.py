@@ -66,7 +66,15 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 def test_every_method_is_entered_once():
     assert list(METHODS) == [method.name for method in METHODS.values()]
-    assert set(METHODS) == {*OPTIONS.methods, "acdc"}
+    assert set(METHODS) == {
+        *OPTIONS.methods,
+        "acdc",
+        "fap-full",
+        "fap-hvp",
+        "integrated-gradients",
+        "learned",
+        "auto",
+    }
     for method in METHODS.values():
         assert (method.scores is None) != (method.select is None)
         assert method.description

@@ -29,10 +29,11 @@ from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.loader import LanguageModel, save_model
 from pie_jax.prune import cone_pass, occurrences, passes
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods import METHODS, acdc, staged
+from pie_jax.prune.methods import METHODS, acdc
 from pie_jax.prune.metrics import METRICS, Prompt
-from pie_jax.prune.options import AcdcOptions, PruneOptions, SynergyOptions
+from pie_jax.prune.options import AcdcOptions, PruneOptions, SearchOptions, SynergyOptions
 from pie_jax.prune.passes import kl_divergence, transcoder_inputs
+from pie_jax.prune.search import grow, learn, space
 from pie_jax.transcoders.stored import Transcoder
 
 LENGTHS = [16, 9, 12]
@@ -257,7 +258,9 @@ JITTED = {
     "end_points": passes.end_points,
     "_union": occurrences._union,
     "sweep": acdc.sweep,
-    "gains": staged.gains,
+    "grow": grow.grow,
+    "learn": learn.learn,
+    "gather": space._gather,
 }
 
 
@@ -283,11 +286,14 @@ def test_other_prompts_of_the_same_shape_compile_nothing(
 ):
     # Lists that fit from the start: how they grow is not what this is about.
     monkeypatch.setattr(occurrences, "_LEAST_CAPACITY", 1024)
+    monkeypatch.setattr(space, "_LEAST_WINDOW", 16)
+    monkeypatch.setattr(space, "_LEAST_CANDIDATES", 1024)
     options = PruneOptions(
         methods=tuple(METHODS),
         budgets=(3, 6),
         synergy=SynergyOptions(3.0, 50.0, 6, 4, 2),
         acdc=AcdcOptions(256, 2),
+        search=SearchOptions(candidates=32, steps=3),
         batch_size=3,
     )
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from pie_jax.cli import (
+    compare,
     convert,
     evaluate,
     examples,
@@ -37,6 +38,7 @@ app.command("examples")(examples.examples)
 app.command("interpret")(interpret.interpret)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("train-clt")(train.train_clt)
 app.add_typer(tasks.app, name="tasks")

@@ -96,6 +96,8 @@ def kl_table(result: PruneResult) -> Table:
     budgets = sorted({budget for row in summary.values() for budget in row})
     null = result.null()
     nothing = "" if null is None else f"; nothing kept: {null.mean:.3f}"
+    unseen = result.record.get("config", {}).get("judge_corruptions") == "unseen"
+    nothing += "; judged on corruptions that no method saw" if unseen else ""
     table = Table(
         title=f"KL(clean || circuit) at the last position, nats, mean and 95% interval{nothing}",
         title_justify="left",

@@ -19,7 +19,8 @@ Methods = Annotated[
     str,
     typer.Option(
         "--method",
-        help="Comma-separated: fap, fap-synergy, relp, staged, factp, acdc, "
+        help="Comma-separated: auto, learned, staged, integrated-gradients, fap, fap-full, "
+        "fap-synergy, fap-hvp, relp, factp, acdc, "
         "activation-magnitude, random.",
     ),
 ]

@@ -28,6 +28,9 @@ def prune(
     corruption: Annotated[
         str, typer.Option(help="corrupted-prompt or zero-features.")
     ] = "corrupted-prompt",
+    judge_corruptions: Annotated[
+        str, typer.Option(help="Judge on the same corruptions, or keep half unseen for judging.")
+    ] = "same",
     gradient: Annotated[
         str, typer.Option(help="FAP's gradient: frozen (as published) or full.")
     ] = "frozen",
@@ -80,6 +83,7 @@ def prune(
         budgets=opt.numbers(budget, "--budget"),
         metric=metric,
         corruption=corruption,
+        judge_corruptions=judge_corruptions,
         gradient=gradient,
         scope_layers=scope_layers,
         on_bad_pair=on_bad_pair,

@@ -21,6 +21,7 @@ _Out = Annotated[Path, typer.Option(help="JSONL file to write.")]
 _Corruption = Annotated[
     str | None, typer.Option(help="ioi: s2-random, s2-io, abc; docstring: random-random.")
 ]
+_Corruptions = Annotated[int, typer.Option(help="Corrupted versions of each prompt.")]
 _Split = Annotated[
     str, typer.Option(help="Word combinations: all, or the demo's train or heldout ones.")
 ]
@@ -33,10 +34,11 @@ def ioi(
     count: _Count = 100,
     seed: opt.Seed = 0,
     corruption: _Corruption = None,
+    n_corruptions: _Corruptions = 1,
     split: _Split = "all",
 ) -> None:
     """Indirect object identification: "Then, Mary and John ... John gave a drink to" -> " Mary"."""
-    _generate("ioi", out, model, count, seed, corruption, split)
+    _generate("ioi", out, model, count, seed, corruption, n_corruptions, split)
 
 
 @app.command()
@@ -46,10 +48,11 @@ def docstring(
     count: _Count = 100,
     seed: opt.Seed = 0,
     corruption: _Corruption = None,
+    n_corruptions: _Corruptions = 1,
     split: _Split = "all",
 ) -> None:
     """Docstring completion: the third documented argument of a Python function."""
-    _generate("docstring", out, model, count, seed, corruption, split)
+    _generate("docstring", out, model, count, seed, corruption, n_corruptions, split)
 
 
 def _generate(
@@ -59,6 +62,7 @@ def _generate(
     count: int,
     seed: int,
     corruption: str | None,
+    n_corruptions: int,
     split: str,
 ) -> None:
     from pie_jax.models.loader import load_model_tokenizer
@@ -70,6 +74,7 @@ def _generate(
         seed=seed,
         tokenizer=load_model_tokenizer(model),
         corruption=corruption or task.default_corruption,
+        n_corruptions=n_corruptions,
         split=split,  # type: ignore[arg-type]
     )
     write_pairs(out, pairs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pie_jax.errors import InputError
+from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.prune.methods import METHODS
 from pie_jax.prune.metrics import METRICS
 from pie_jax.prune.options import PruneOptions
@@ -15,9 +16,16 @@ def check_options(options: PruneOptions) -> None:
     _one_of("--method", options.methods, METHODS)
     _one_of("--metric", (options.metric,), METRICS)
     _one_of("--corruption", (options.corruption,), ("corrupted-prompt", "zero-features"))
+    _one_of("--judge-corruptions", (options.judge_corruptions,), ("same", "unseen"))
+    _one_of("integrated.objective", (options.integrated.objective,), ("metric", "kl"))
+    _one_of("integrated.rule", (options.integrated.rule,), GRADIENT_RULES)
     _one_of("--gradient", (options.gradient,), ("frozen", "full"))
     _one_of("--scope-layers", (options.scope_layers,), ("global", "per-layer"))
     _one_of("--on-bad-pair", (options.on_bad_pair,), ("error", "skip"))
+    if options.judge_corruptions == "unseen" and options.corruption == "zero-features":
+        raise InputError(
+            "--judge-corruptions: unseen ones need corrupted prompts; zero-features has none."
+        )
     if not options.budgets or not all(_is_whole(budget) for budget in options.budgets):
         raise InputError("--budget: every budget must be a whole number of at least 1.")
     if len(set(options.budgets)) < len(options.budgets):
@@ -30,12 +38,20 @@ def check_options(options: PruneOptions) -> None:
         "--synergy-partners-per-candidate": synergy.partners_per_candidate,
         "acdc.block": options.acdc.block,
         "acdc.bisections": options.acdc.bisections,
+        "integrated.points": options.integrated.points,
+        "search.candidates": options.search.candidates,
+        "search.stages": options.search.stages,
+        "search.steps": options.search.steps,
     }
     for name, value in positive.items():
         if not _is_whole(value):
             raise InputError(f"{name}: must be a whole number of at least 1, but it is {value}.")
     if not _is_whole(options.seed, 0):
         raise InputError(f"--seed: must be a whole number of at least 0, but it is {options.seed}.")
+    if not _is_whole(options.search.exchanges, 0):
+        raise InputError("search.exchanges: must be a whole number of at least 0.")
+    if not 0 < options.search.rate < float("inf"):
+        raise InputError("search.rate: must be a finite number above 0.")
     if not 0 < synergy.boundary_percent <= 100:
         raise InputError("--synergy-boundary-percent: must be above 0 and at most 100.")
     if not 0 <= synergy.weight < float("inf"):

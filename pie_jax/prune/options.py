@@ -31,6 +31,33 @@ class AcdcOptions:
 
 
 @dataclass(frozen=True)
+class IntegratedOptions:
+    """Integrated gradients: points of the path from null to clean, of what, under which rule.
+
+    KL has no gradient at the clean run, which the points (middles of equal parts) never touch.
+    """
+
+    points: int = 10
+    objective: str = "metric"  # or kl
+    rule: str = "full"  # or frozen, relp
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How circuits are searched for, by `staged`, `learned` and `auto`.
+
+    `candidates` occurrences a prompt that are considered; `stages` in which a circuit is grown;
+    `steps` of learning and its `rate`; `exchanges` at most, of one member each, at the end.
+    """
+
+    candidates: int = 384
+    stages: int = 12
+    steps: int = 12
+    rate: float = 0.1
+    exchanges: int = 0
+
+
+@dataclass(frozen=True)
 class PruneOptions:
     """What to compute; `prune.checks` knows the names.
 
@@ -42,10 +69,13 @@ class PruneOptions:
     budgets: tuple[int, ...] = PAPER_BUDGETS
     metric: str = "logit-diff"  # or logsumexp
     corruption: str = "corrupted-prompt"  # or zero-features
+    judge_corruptions: str = "same"  # or unseen: half are kept aside for judging
     gradient: str = "frozen"  # or full
     scope_layers: str = "global"  # or per-layer
     synergy: SynergyOptions = SynergyOptions()
     acdc: AcdcOptions = AcdcOptions()
+    search: SearchOptions = SearchOptions()
+    integrated: IntegratedOptions = IntegratedOptions()
     on_bad_pair: str = "error"  # or skip
     batch_size: int = 8
     seed: int = 0

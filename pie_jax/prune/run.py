@@ -58,7 +58,7 @@ def prune(
     prompts and weights are spread over its devices, and several processes are one run of which
     process 0 writes. Raises `InputError` for settings, pairs or weights that do not fit.
     """
-    options = _options(options, settings)
+    options = merged_options(options, settings)
     require_match(transcoder, model.config, model.name)
     model, transcoder = on_mesh(model, transcoder, mesh)
     options = whole_batches(options, transcoder.mesh)
@@ -70,6 +70,11 @@ def prune(
         source=source,
     )
     _require_as_many(encoded, source)
+    if options.judge_corruptions == "unseen" and len(encoded[0].corrupted) < 2:
+        raise InputError(
+            f"{source}: --judge-corruptions unseen needs at least 2 corrupted versions of each "
+            "prompt; give `corrupted` as a list, or use same."
+        )
     plan = batches(encoded, options.batch_size)
     config = _config(model, transcoder, pairs, options)
     folder = None if out is None else SharedFolder(Path(out), config)
@@ -121,7 +126,8 @@ def _on_one_device(model: LanguageModel) -> bool:
     return len(model.transformer.embedding[...].devices()) == 1 and jax.process_count() == 1
 
 
-def _options(options: PruneOptions | None, settings: dict[str, Any]) -> PruneOptions:
+def merged_options(options: PruneOptions | None, settings: dict[str, Any]) -> PruneOptions:
+    """Return the options with some replaced. Raises `InputError` for what means nothing."""
     base = options or PruneOptions()
     unknown = sorted(set(settings) - set(asdict(base)))
     if unknown:

@@ -18,8 +18,8 @@ from pie_jax.prune.memory_plan import (
     rows,
     synergy_sets,
 )
-from pie_jax.prune.methods.staged import stage_ends
 from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.search.grow import stage_ends
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,14 @@ class Work:
 def gradient_passes(options: PruneOptions) -> int:
     """Return how many forward and backward passes the methods ask for, beside removals."""
     fap = bool({"fap", "fap-synergy"} & set(options.methods))
-    staged = len(stage_ends(options.budgets)) if "staged" in options.methods else 0
-    return fap + ("relp" in options.methods) + staged
+    search, methods = options.search, set(options.methods)
+    grown = {"staged", "learned", "auto"} & methods
+    stages = len(grown) * len(stage_ends(options.budgets, search.stages))
+    # At most: a search stops where nothing gets better.
+    steps = len({"learned", "auto"} & methods) * search.steps * len(options.budgets)
+    points = options.integrated.points if "integrated-gradients" in methods else 0
+    single = ("relp" in methods) + ("fap-full" in methods)
+    return fap + single + stages + steps + points
 
 
 def removals(options: PruneOptions, count: int) -> int:

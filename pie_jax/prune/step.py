@@ -16,6 +16,7 @@ from pie_jax.mesh import put
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
 from pie_jax.prune.batches import PairBatch
+from pie_jax.prune.corruptions import found_and_judged
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, Selection, run_method
 from pie_jax.prune.metrics import METRICS, Prompt
@@ -48,6 +49,7 @@ class Pruner:
 
     def measure(self, batch: PairBatch, inputs: PruneInputs) -> dict[str, Columns]:
         """Return what `run` does, for a batch that is prepared."""
+        inputs, judged = found_and_judged(inputs)
         options = self.options
         scores = {}
         selections = []
@@ -58,7 +60,7 @@ class Pruner:
                     scores[name] = method.scores(inputs)
                 selections.append(run_method(method, inputs, options.budgets))
         with self.stage("behaviour"):
-            behaviour = self._behaviour(inputs, selections, batch.real)
+            behaviour = self._behaviour(judged, selections, batch.real)
         return {
             "scores": self._scores(inputs, scores, batch.real),
             "selections": self._selections(inputs, selections, batch.real),

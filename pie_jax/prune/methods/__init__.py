@@ -3,9 +3,14 @@
 from pie_jax.prune.methods import (
     acdc,
     activation_magnitude,
+    auto,
     factp,
     fap,
+    fap_full,
+    fap_hvp,
     fap_synergy,
+    integrated_gradients,
+    learned,
     random_active,
     relp,
     staged,
@@ -17,11 +22,16 @@ METHODS: dict[str, Method] = {
     for module in (
         fap,
         fap_synergy,
+        fap_full,
+        fap_hvp,
+        integrated_gradients,
         relp,
         activation_magnitude,
         factp,
         acdc,
         staged,
+        learned,
+        auto,
         random_active,
     )
 }

@@ -1,0 +1,119 @@
+"""Measures over a run's budgets that compare methods: areas, sizes at equal KL, stability.
+
+Arrays are [prompts, budgets]; NaN is undefined and stays so. Intervals are over prompts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pie_jax.prune.results import PruneResult
+from pie_jax.prune.statistics import Mean, bootstrap_mean
+
+
+def by_prompt(result: PruneResult, method: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the budgets [K] in order and a method's measure [prompts, K]."""
+    table = result.behaviour
+    use = np.asarray(table["method"].to_pylist()) == method
+    columns = {
+        name: np.asarray(table[name].to_numpy(zero_copy_only=False))[use]
+        for name in ("prompt", "budget", measure)
+    }
+    prompts, row = np.unique(columns["prompt"], return_inverse=True)
+    budgets, column = np.unique(columns["budget"], return_inverse=True)
+    out = np.full((len(prompts), len(budgets)), np.nan)
+    out[row, column] = columns[measure].astype(np.float64)
+    return budgets, out
+
+
+def area(budgets: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return each prompt's trapezoid area of a measure over log K by the range of log K: a mean
+    over sizes; NaN with one budget."""
+    if len(budgets) < 2:
+        return np.full(len(values), np.nan)
+    log = np.log(budgets)
+    return np.trapezoid(values, log, axis=1) / (log[-1] - log[0])
+
+
+def size_for(budgets: np.ndarray, mean: np.ndarray, level: float) -> float | None:
+    """Return the least K at which a mean KL [K] is at most `level`; None where it never is.
+
+    Between budgets log K and log KL are interpolated.
+    """
+    below = np.flatnonzero(mean <= level)
+    if len(below) == 0 or level <= 0:
+        return None
+    after = int(below[0])
+    if after == 0:
+        return float(budgets[0])
+    x, y = np.log(budgets[after - 1 : after + 1]), np.log(np.maximum(mean[after - 1 :][:2], 1e-12))
+    share = (y[0] - np.log(level)) / (y[0] - y[1])
+    return float(np.exp(x[0] + share * (x[1] - x[0])))
+
+
+def faithfulness_areas(
+    budgets: np.ndarray, occurrences: np.ndarray, faithfulness: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return CPR and CMD of each prompt: the areas under f and |1 - f| over the share kept.
+
+    mib-bench's definition (arXiv 2504.13151), with the run's budgets for its shares; f is 0 with
+    nothing and 1 with all `occurrences` [prompts] kept. CPR is better high, CMD at 0.
+    """
+    cpr, cmd = np.full(len(occurrences), np.nan), np.full(len(occurrences), np.nan)
+    for row, (count, f) in enumerate(zip(occurrences, faithfulness, strict=True)):
+        use = budgets < count
+        share = np.concatenate([[0.0], budgets[use] / count, [1.0]])
+        values = np.concatenate([[0.0], f[use], [1.0]])
+        cpr[row] = np.trapezoid(values, share)
+        cmd[row] = np.trapezoid(np.abs(1.0 - values), share)
+    return cpr, cmd
+
+
+def compression(result: PruneResult, method: str) -> dict[int, float | None]:
+    """Return by budget how many times more features a random active set of equal mean KL has.
+
+    None where the run has no `random`, or random sets of its budgets never get there.
+    """
+    budgets, values = by_prompt(result, method, "kl_last")
+    sizes, random = by_prompt(result, "random", "kl_last")
+    out: dict[int, float | None] = {}
+    for budget, level in zip(budgets.tolist(), values.mean(axis=0), strict=True):
+        size = size_for(sizes, random.mean(axis=0), float(level)) if len(sizes) else None
+        out[budget] = None if size is None else size / budget
+    return out
+
+
+def paired_difference(one: np.ndarray, other: np.ndarray) -> Mean | None:
+    """Return the mean of `one - other` over prompts that have both, with its interval."""
+    return bootstrap_mean(one - other)
+
+
+def kept_sets(result: PruneResult, method: str, budget: int) -> dict[int, set[tuple[int, ...]]]:
+    """Return each prompt's kept (layer, position, feature)."""
+    table = result.selections
+    names = ("prompt", "layer", "position", "feature")
+    use = (np.asarray(table["method"].to_pylist()) == method) & (
+        table["budget"].to_numpy() == budget
+    )
+    out: dict[int, set[tuple[int, ...]]] = {}
+    for prompt, *place in zip(
+        *(table[name].to_numpy()[use].tolist() for name in names), strict=True
+    ):
+        out.setdefault(prompt, set()).add(tuple(place))
+    return out
+
+
+def stability(one: PruneResult, other: PruneResult, method: str, budget: int) -> Mean | None:
+    """Return the mean Jaccard index of the sets that two runs keep, over prompts of both.
+
+    The runs differ in what should not matter: the seed, or the corruptions found on.
+    """
+    a, b = kept_sets(one, method, budget), kept_sets(other, method, budget)
+    both = sorted(set(a) & set(b))
+    return bootstrap_mean(np.array([len(a[p] & b[p]) / len(a[p] | b[p]) for p in both]))
+
+
+def unique_features(result: PruneResult, method: str, budget: int) -> int:
+    """Return how many different (layer, feature) the circuits of all prompts hold together."""
+    kept = kept_sets(result, method, budget).values()
+    return len({(layer, feature) for places in kept for layer, _, feature in places})

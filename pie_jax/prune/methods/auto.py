@@ -1,0 +1,21 @@
+"""Auto: for every prompt and budget the best of what growing and learning find, by exact KL.
+
+Small circuits are found best by learning from what occurrences are worth on the whole path from
+nothing; large ones by growing, where learning stalls. Both share the path, and exact KL decides.
+"""
+
+from __future__ import annotations
+
+from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.methods.base import Method, Selection
+from pie_jax.prune.search.found import Search, best_of
+
+
+def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+    """Return the better of the grown and the learned circuit for every budget, then exchanged."""
+    search = Search(inputs, budgets)
+    grown, _ = search.measured(search.grown)
+    return search.selections(search.exchanged(best_of(grown, search.learned(warm=False)).mask))
+
+
+METHOD = Method("auto", "The best by KL of what growing and learning find", select=select)

@@ -1,0 +1,22 @@
+"""Learned: the mask of exactly K occurrences by gradient descent on KL (straight-through).
+
+It starts from the grown circuit and keeps the best circuit seen, so it is never worse than that.
+After subnetwork probing (Cao et al. 2021, arXiv 2104.03514) and Edge Pruning (arXiv 2406.16778).
+"""
+
+from __future__ import annotations
+
+from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.methods.base import Method, Selection
+from pie_jax.prune.search.found import Search
+
+
+def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+    """Return the best circuit that learning from the grown one saw, for every budget."""
+    search = Search(inputs, budgets)
+    return search.selections(search.learned(warm=True).mask)
+
+
+METHOD = Method(
+    "learned", "A mask of exactly K, learned on KL from staged's circuit", select=select
+)

@@ -1,0 +1,90 @@
+"""Learn which K candidates to keep: a mask by gradient descent, always evaluated as a circuit.
+
+The forward pass keeps exactly the K candidates of the largest logits; the gradient passes straight
+through the choice to all logits (a straight-through estimator). So every step measures a real
+circuit, and the best one seen is the result.
+
+Shapes: B batch, S circuits of a prompt, P candidates.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from pie_jax.prune.search.batch import map_prompts
+from pie_jax.prune.search.grow import largest
+from pie_jax.prune.search.space import Space, kl_and_gain
+
+# Steps without a better circuit after which a prompt's search ends.
+PATIENCE = 8
+_TINY = 1e-12
+
+
+class Circuits(NamedTuple):
+    """Circuits and their exact KL in nats: `mask` [B, S, P], `kl` [B, S]."""
+
+    mask: Float[Array, "*B S P"]
+    kl: Float[Array, "*B S"]
+
+
+class _State(NamedTuple):
+    step: Array
+    stale: Array
+    logits: Array
+    optimiser: optax.OptState
+    best: Circuits
+
+
+def warm_logits(mask: Float[Array, "S P"], score: Float[Array, " P"]) -> Float[Array, "S P"]:
+    """Return logits whose K largest are a circuit's members; others start by their score."""
+    positive = jnp.where(jnp.isfinite(score), jnp.maximum(score, 0.0), 0.0)
+    return 0.5 * positive / (positive.max() + _TINY) + 0.6 * mask
+
+
+@partial(jax.jit, static_argnames=("steps", "chunk"))
+def learn(
+    space: Space,
+    logits: Float[Array, "B S P"],
+    sizes: Int[Array, " S"],
+    rate: Float[Array, ""],
+    steps: int,
+    chunk: int,
+) -> Circuits:
+    """Return the best circuits of `sizes` [S] members seen on the way, the start's included.
+
+    Logits move by momentum on gradients of one length each, with steps that fall linearly from
+    `rate` to nothing; a prompt stops when none of its circuits gets better.
+    """
+    optimiser = optax.chain(
+        optax.trace(decay=0.9),
+        optax.scale_by_schedule(lambda step: 0.1 * (1 - step / steps)),
+    )
+
+    def one(space: Space, logits: Array) -> Circuits:
+        def advance(state: _State) -> _State:
+            mask = jax.vmap(largest)(jnp.where(space.real, state.logits, -jnp.inf), sizes)
+            kl, gain = jax.vmap(partial(kl_and_gain, space))(mask)
+            better = kl < state.best.kl
+            best = Circuits(
+                jnp.where(better[:, None], mask, state.best.mask), jnp.minimum(kl, state.best.kl)
+            )
+            usable = jnp.where(space.real, gain, 0.0)
+            length = jnp.sqrt(jnp.mean(usable**2, axis=1, keepdims=True))
+            update, optimiser_state = optimiser.update(usable / (length + _TINY), state.optimiser)
+            stale = jnp.where(better.any(), 0, state.stale + 1)
+            return _State(
+                state.step + 1, stale, state.logits + rate * update, optimiser_state, best
+            )
+
+        none = Circuits(jnp.zeros_like(logits), jnp.full(sizes.shape, jnp.inf))
+        start = _State(jnp.int32(0), jnp.int32(0), logits, optimiser.init(logits), none)
+        going = lambda state: (state.step < steps) & (state.stale < PATIENCE)  # noqa: E731
+        return jax.lax.while_loop(going, advance, start).best
+
+    return map_prompts(one, chunk, space, logits)

@@ -1,0 +1,49 @@
+"""The KL of a changed window, beside what the clean run predicts.
+
+Shapes: L layers, W positions of the window, D model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pie_jax.models import windows
+from pie_jax.models.transformer import Transformer
+from pie_jax.prune.problem import Problem
+
+
+class Window(NamedTuple):
+    """What a changed run of one prompt needs of its clean one: the recorded window `of` it, the
+    place `last` of the prompt's last position, and `clean` [V] log-probabilities there."""
+
+    of: windows.Window
+    last: Int[Array, "*B"]
+    clean: Float[Array, "*B V"]
+
+
+def open_window(problem: Problem) -> Window:
+    """Return the window of one problem; of a whole prompt where it has none."""
+    model, prompt, of = problem.model, problem.prompt, problem.window
+    if of is None:
+        recorded = windows.record(model, prompt.tokens)
+        of = windows.window(recorded, jnp.int32(0), prompt.tokens.shape[0])
+    last = prompt.length - 1
+    return Window(of, last, jax.nn.log_softmax(_logits(model, of.residual, last)))
+
+
+def window_kl(
+    model: Transformer, window: Window, mlp_delta: Float[Array, "L W D"]
+) -> Float[Array, ""]:
+    """Return KL(clean || changed) at the last position with something added to the MLP outputs, in
+    nats."""
+    residual, _ = windows.run_window(model, window.of, window.of.entering[0], mlp_delta)
+    changed = jax.nn.log_softmax(_logits(model, residual, window.last))
+    return jnp.sum(jnp.exp(window.clean) * (window.clean - changed))
+
+
+def _logits(model: Transformer, residual: Array, last: Array) -> Float[Array, " V"]:
+    return model.unembed(jax.lax.dynamic_slice_in_dim(residual, last, 1))[0]

@@ -1,0 +1,79 @@
+"""A small search space beside the slow prompts that say what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from prune_helpers import SlowPrompt, prepare, tiny_model, tiny_pairs, tiny_transcoder
+
+from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.search.space import Space, circuit_kl, kl_and_gain, search_space
+from pie_jax.transcoders.stored import Transcoder
+
+
+@jax.jit
+def _kls(space: Space, mask: jax.Array) -> jax.Array:
+    return jax.lax.map(partial(circuit_kl, space), mask)
+
+
+_kl_and_gain = jax.jit(kl_and_gain)
+
+
+@dataclass(eq=False)
+class Case:
+    """Two prompts, their candidates, and how to measure one circuit of one of them."""
+
+    inputs: PruneInputs
+    transcoder: Transcoder
+    space: Space
+
+    @property
+    def prompts(self) -> int:
+        return len(self.inputs.rows)
+
+    def of(self, prompt: int) -> Space:
+        return Space(self.space.model, *jax.tree.map(lambda x: x[prompt], tuple(self.space[1:])))
+
+    def real(self, prompt: int) -> int:
+        return int((np.asarray(self.space.occurrence[prompt]) >= 0).sum())
+
+    def kl(self, prompt: int, mask: np.ndarray) -> float:
+        return float(self.kls(prompt, mask[None])[0])
+
+    def kls(self, prompt: int, mask: np.ndarray) -> np.ndarray:
+        return np.asarray(_kls(self.of(prompt), jnp.asarray(mask)))
+
+    def kl_and_gain(self, prompt: int, mask: np.ndarray) -> tuple[float, np.ndarray]:
+        kl, gain = _kl_and_gain(self.of(prompt), jnp.asarray(mask))
+        return float(kl), np.asarray(gain)
+
+    def slow_kl(self, prompt: int, members: Sequence[int]) -> float:
+        """Return the KL with only these candidates, one slow pass of the whole prompt."""
+        slow = SlowPrompt(self.inputs, self.transcoder, prompt)
+        kept = set(np.asarray(self.space.occurrence[prompt])[list(members)].tolist())
+        return slow.kl([n for n in range(slow.count) if n not in kept])
+
+
+def masks(case: Case, circuits: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return masks [S, P] of circuits of candidates."""
+    out = np.zeros((len(circuits), case.space.occurrence.shape[1]), np.float32)
+    for row, members in zip(out, circuits, strict=True):
+        row[list(members)] = 1.0
+    return out
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A model without post-norms and sliding windows, and one with them."""
+    gemma = request.param == "gemma"
+    model = tiny_model(tmp_path_factory.mktemp("tiny"), gemma=gemma)
+    transcoder = tiny_transcoder(model, bias=0.0)
+    inputs = prepare(model, transcoder, tiny_pairs([12, 10], seed=4), PruneOptions())
+    return Case(inputs, transcoder, search_space(inputs, 4096))
