@@ -1,6 +1,7 @@
 """The command line: the main job on the demo, and one sentence with an exit code for bad input."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -142,3 +143,10 @@ COMMANDS = ("run", "plan", "prune", "examples", "interpret", "evaluate", "report
 def test_help_shows_examples(monkeypatch, capsys, command):
     assert pie(monkeypatch, command, "--help") == 0
     assert f"pie-jax {command}" in capsys.readouterr().out
+
+
+def test_the_command_line_starts_without_jax():
+    """What only shows help or refuses an option need not wait for it."""
+    code = "import sys, pie_jax.cli.app; print({'jax', 'flax', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
