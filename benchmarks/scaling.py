@@ -51,9 +51,9 @@ def main(
     use_compile_cache()
     with PeakAnonymous() as peak:
         sweeps = {
-            "prompts": prompts(SHAPE, _doubled(1, most_batches)),
-            "occurrences": occurrences(SHAPE, _doubled(8, most_active)),
-            "features": features(SHAPE, _doubled(2048, most_features)),
+            "prompts": prompts(SHAPE, _grown(1, most_batches)),
+            "occurrences": occurrences(SHAPE, _grown(8, most_active)),
+            "features": features(SHAPE, _grown(2048, most_features, 4)),
         }
     figures: dict[str, Any] = {
         "machine": describe(),
@@ -155,10 +155,10 @@ def _warm(work: Work) -> tuple[Pruner, list[Any]]:
     return pruner, batches
 
 
-def _doubled(first: int, last: int) -> list[int]:
+def _grown(first: int, last: int, factor: int = 2) -> list[int]:
     values = [first]
-    while 2 * values[-1] <= last:
-        values.append(2 * values[-1])
+    while factor * values[-1] <= last:
+        values.append(factor * values[-1])
     return values
 
 
