@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,19 +14,20 @@ from pie_jax.prune.options import PruneOptions
 
 def test_interactions_equal_finite_differences(tmp_path):
     model = tiny_model(tmp_path / "model")
-    inputs = prepare(model, tiny_transcoder(model), tiny_pairs([12, 10], seed=4), PruneOptions())
-    problem = inputs.problem
+    transcoder, pairs = tiny_transcoder(model), tiny_pairs([12, 10], seed=4)
+    inputs = prepare(model, transcoder, pairs, PruneOptions())
+    problem = prepare(model, transcoder, pairs, PruneOptions(plain=True)).problem
     size = np.abs(inputs.occurrences.delta[:, 0])
     partners = np.argsort(-size, axis=1)[:, :3].astype(np.int32)
     partners[0, 2] = -1
-    found = np.asarray(interactions(problem, jnp.asarray(partners), inputs.metric))
+    found = np.asarray(interactions(inputs.problem, jnp.asarray(partners), inputs.metric))
     assert not found[0, 2].any()
     step = 0.05
     largest = 0.0
     for b in range(2):
         one = problem._replace(
-            prompt=type(problem.prompt)(*(x[b] for x in problem.prompt)),
-            writes=type(problem.writes)(*(x[b] for x in problem.writes)),
+            prompt=jax.tree.map(lambda x: x[b], problem.prompt),  # noqa: B023
+            writes=jax.tree.map(lambda x: x[b], problem.writes),  # noqa: B023
         )
         delta = problem.delta[b, 0]
         last = int(problem.prompt.length[b]) - 1

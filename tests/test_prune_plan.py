@@ -217,8 +217,8 @@ def test_seconds_are_operations_and_bytes_over_rates():
     assert fast.prompts_per_second(4) == 4 / max(fast.prepare, fast.compute)
     assert not fast.reads
     bound = seconds(REAL, load, options, "device", Rates(1e30, 1e9, 1e9))
-    # What is active writes to 8.5 layers on average, and its sum is computed once.
-    read = 2 * memory.rows(REAL, load) * 2048 * 2
+    # Rows are read once, for the sum of what is active.
+    read = memory.rows(REAL, load) * 2048 * 2
     moved = 2 * memory.model_bytes(REAL) + read
     assert bound.compute == pytest.approx(moved / 1e9)
     every = 16 * memory.encoder_bytes(REAL)

@@ -187,14 +187,16 @@ def end_points(
     """Return the metric on the clean run and the behaviour with every occurrence removed."""
 
     def one(problem: Problem, total: Array) -> tuple[Array, Behaviour]:
-        clean = problem.clean()
-        logits = problem.model.unembed(clean)
+        # Side by side, so that a total of nothing gives the clean metric to the last bit.
+        nothing = problem.no_change()[None]
+        residual = jax.vmap(problem.run)(jnp.concatenate([nothing, -total]))
+        logits = problem.model.unembed(residual[0])
 
-        def under(_: Array, total: Array) -> Behaviour:
-            return compare(problem, logits, problem.run(-total), metric)
+        def under(_: Array, null: Array) -> Behaviour:
+            return compare(problem, logits, null, metric)
 
-        value = problem.value(metric, clean)
-        return value, mean_over_corruptions(under, problem.delta, total)
+        value = problem.value(metric, residual[0])
+        return value, mean_over_corruptions(under, problem.delta, residual[1:])
 
     return over_prompts(one, problem, total)
 

@@ -60,7 +60,7 @@ class Work:
 
 def gradient_passes(options: PruneOptions) -> int:
     """Return how many forward and backward passes the methods ask for, beside removals."""
-    fap = bool({"fap", "fap-synergy"} & set(options.methods))
+    fap = bool({"fap", "fap-synergy", "fap-hvp"} & set(options.methods))
     search, methods = options.search, set(options.methods)
     grown = {"staged", "learned", "auto"} & methods
     stages = len(grown) * len(stage_ends(options.budgets, search.stages))
@@ -68,13 +68,16 @@ def gradient_passes(options: PruneOptions) -> int:
     steps = len({"learned", "auto"} & methods) * search.steps * len(options.budgets)
     points = options.integrated.points if "integrated-gradients" in methods else 0
     single = ("relp" in methods) + ("fap-full" in methods)
-    return fap + single + stages + steps + points
+    products = 2 * options.synergy.partners * ("fap-hvp" in methods)
+    return fap + single + stages + steps + points + products
 
 
 def removals(options: PruneOptions, count: int) -> int:
     """Return how many removals of a prompt with N occurrences the methods measure."""
     synergy = len(options.budgets) * synergy_sets(options)
     found = synergy if "fap-synergy" in options.methods else 0
+    alone = options.synergy.boundary_cap + options.synergy.partners
+    found += len(options.budgets) * alone * ("fap-hvp" in options.methods)
     return found + (count if "factp" in options.methods else 0)
 
 

@@ -102,7 +102,10 @@ def choose(plan: Plan, boost: np.ndarray, budget: int) -> np.ndarray:
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
-    """Rerank the cut at every budget; the effects of all budgets are measured together."""
+    """Rerank the cut at every budget; the effects of all budgets are measured together.
+
+    Only pairs of which both members lower the metric alone are measured: no other counts.
+    """
     scores, options = fap_scores(inputs), inputs.options.synergy
     counts = inputs.occurrences.count.tolist()
     plans = [
@@ -113,17 +116,42 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
         for budget in budgets
     ]
     sets = [np.stack([removal_sets(p, options) for p in of_budget]) for of_budget in plans]
-    effects = inputs.removal_effects(np.concatenate(sets, axis=1))
+    effects = _effects(inputs, sets, options)
     selections = []
-    for budget, of_budget, found in zip(
-        budgets, plans, np.split(effects, len(budgets), axis=1), strict=True
-    ):
+    for budget, of_budget, found in zip(budgets, plans, effects, strict=True):
         kept = [
             choose(p, boosts(p, effect, score, budget, options), budget)
             for p, effect, score in zip(of_budget, found, scores, strict=True)
         ]
         selections.append(with_scores(np.stack(kept), scores))
     return selections
+
+
+def _effects(
+    inputs: PruneInputs, sets: list[np.ndarray], options: SynergyOptions
+) -> list[np.ndarray]:
+    """Return the effects [B, S] of every budget's sets; 0 for pairs that do not count."""
+    alone = options.boundary_cap + options.partners
+    single = inputs.removal_effects(np.concatenate([s[:, :alone] for s in sets], axis=1))
+    singles = np.split(single, len(sets), axis=1)
+    counting = [_counting(s, e, options) for s, e in zip(sets, singles, strict=True)]
+    together = inputs.removal_effects(np.concatenate(counting, axis=1))
+    both = np.split(together, len(sets), axis=1)
+    return [np.concatenate(found, axis=1) for found in zip(singles, both, strict=True)]
+
+
+def _counting(sets: np.ndarray, single: np.ndarray, options: SynergyOptions) -> np.ndarray:
+    """Return one budget's pairs [B, pairs, 2], nobody in place of those that do not count."""
+    cap, alone = options.boundary_cap, options.boundary_cap + options.partners
+    lowers: list[set[int]] = [
+        set(own[effect > 0].tolist())
+        for own, effect in zip(sets[:, :alone, 0], single, strict=True)
+    ]
+    pairs = sets[:, alone:].copy()
+    for of_prompt, positive in zip(pairs, lowers, strict=True):
+        of_prompt[~np.isin(of_prompt, list(positive)).all(axis=1)] = NOBODY
+    assert pairs.shape[1] == cap * options.partners_per_candidate
+    return pairs
 
 
 METHOD = Method("fap-synergy", "FAP, reranked around the cut by exact pair effects", select=select)
