@@ -383,8 +383,9 @@ def test_factp(family: Family):
         return jax.tree.map(lambda x: x[:2], tree)
 
     found = type(whole.occurrences)(**first(vars(whole.occurrences)))
-    batched = whole.problem._replace(model=None, table=None)
-    problem = first(batched)._replace(model=whole.problem.model, table=whole.problem.table)
+    shared = {name: getattr(whole.problem, name) for name in ("model", "table", "tiles")}
+    batched = whole.problem._replace(**dict.fromkeys(shared))
+    problem = first(batched)._replace(**shared)
     inputs = PruneInputs(problem, first(whole.prompts), found, whole.rows[:2], whole.options)
     effects = factp.scores(inputs)
     for prompt in range(2):
