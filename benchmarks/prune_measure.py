@@ -18,8 +18,7 @@ import pie_jax
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune import cones
-from pie_jax.prune import inputs as inputs_module
+from pie_jax.prune import cones, shard_cones
 from pie_jax.prune.batches import PairBatch, batches
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, run_method
@@ -181,18 +180,18 @@ def _row_bytes(inputs: PruneInputs) -> float:
 def counted(config: ModelConfig) -> Iterator[list[float]]:
     """Sum the matmul FLOPs of the model's weights in the cones that run meanwhile."""
     flops = [0.0]
-    original: Callable[..., list[cones.Plan]] = inputs_module.plan
+    original: Callable[..., list[cones.Plan]] = shard_cones.plan
 
     def plan(*args: Any) -> list[cones.Plan]:
         found = original(*args)
         flops[0] += sum(cone_flops(config, one) for one in found)
         return found
 
-    inputs_module.plan = plan
+    shard_cones.plan = plan
     try:
         yield flops
     finally:
-        inputs_module.plan = original
+        shard_cones.plan = original
 
 
 def cone_flops(config: ModelConfig, plan: cones.Plan) -> float:

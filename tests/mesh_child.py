@@ -26,15 +26,15 @@ process, port, mesh, stand_in, out, wait, results = sys.argv[1:]
 distributed.start(f"127.0.0.1:{port}", 2, int(process), timeout_seconds=10)
 assert (jax.device_count(), jax.local_device_count()) == (8, 4)
 computed: list[int] = []
-run_batch = Pruner.run
+measure = Pruner.measure
 
 
-def counted(self: Pruner, batch: Any) -> Any:
+def counted(self: Pruner, batch: Any, inputs: Any) -> Any:
     computed.append(int(batch.rows[0]))
-    return run_batch(self, batch)
+    return measure(self, batch, inputs)
 
 
-Pruner.run = counted  # type: ignore[method-assign]
+Pruner.measure = counted  # type: ignore[method-assign]
 model = tiny_model(Path(stand_in))
 result = pie_jax.prune(
     model,
