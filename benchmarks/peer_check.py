@@ -15,7 +15,6 @@ import numpy as np
 from benchmarks.prune_measure import Work
 from pie_jax.errors import PieError
 from pie_jax.prune.methods import METHODS, run_method
-from pie_jax.prune.methods.fap_synergy import plan, removal_sets
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.selection import NOBODY
 from pie_jax.prune.step import Pruner
@@ -41,8 +40,8 @@ class Ours(NamedTuple):
     """What this package finds for one pair: what the peers have to agree with.
 
     `key` [N, 3] layer, position, feature; `score` [N]; `top` and `synergy` kept sets of keys at
-    K = 100; `kl` a budget each; `logits` [T, V]; `sets` how many removals synergy takes; `draws`
-    gives the random numbers that synergy starts from.
+    K = 100; `kl` a budget each; `logits` [T, V]; `draws` gives the random
+    numbers that synergy starts from.
     """
 
     key: np.ndarray
@@ -51,7 +50,6 @@ class Ours(NamedTuple):
     synergy: set[tuple[int, ...]]
     kl: np.ndarray
     logits: np.ndarray
-    sets: int
     draws: Callable[[], np.random.Generator]
 
 
@@ -88,12 +86,9 @@ def cases(work: Work, count: int) -> list[Case]:
             def draws(b: int = b, inputs: Any = inputs) -> np.random.Generator:
                 return inputs.generator(b, _SALT)
 
-            planned = plan(scores[b], real, BUDGET, options.synergy, draws())
-            sets = removal_sets(planned, options.synergy)
             ours = Ours(
                 key, scores[b, :real], _keys(key, top[b]), _keys(key, synergy.kept[b]),
-                behaviour.kl_last[b], _logits(work, pair), int((sets != NOBODY).any(1).sum()),
-                draws,
+                behaviour.kl_last[b], _logits(work, pair), draws,
             )  # fmt: skip
             result.append(Case(pair, ours))
         if len(result) >= count:

@@ -30,6 +30,7 @@ from pie_jax.prune.shard_cones import cone_effects
 
 # Bounds the residual streams of removals that wait for their next layer.
 _STREAM_BYTES = 1 << 28
+_LEAST_ROWS = 128
 
 
 class PruneInputs:
@@ -115,9 +116,13 @@ class PruneInputs:
         )
 
     def _rows(self) -> int:
-        """Return how many positions of removals run side by side within `chunk_bytes`."""
+        """Return how many positions of removals run side by side.
+
+        Few make chunks that start where their removals do; enough make a matrix product fast.
+        """
         config = self.problem.model.config
-        return max(1, self.options.bytes_at_once() // (4 * (4 * config.d_model + 3 * config.d_mlp)))
+        one = 4 * (4 * config.d_model + 3 * config.d_mlp)
+        return max(_LEAST_ROWS, self.options.bytes_at_once() // (8 * one))
 
     def _sets_at_once(self, count: int) -> int:
         """Return how many sets of each prompt may have a stream in memory."""
