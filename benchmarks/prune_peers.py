@@ -94,8 +94,8 @@ def _measure_loop(work: Work, warm: Case, measured: list[Case]) -> tuple[Entries
     result[f"loop: {_SYNERGY}"] = _entry(
         times["synergy"],
         {_SYNERGY: 1.0},
-        f"{median(forwards):.0f} removals a prompt: neither runs a pair whose single effects are not "
-        "both positive",
+        f"{median(forwards):.0f} removals a prompt: neither runs a pair whose single effects are "
+        "not both positive",
     )
     result["loop: one removal"] = _entry(
         times["removal"],
