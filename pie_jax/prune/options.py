@@ -50,8 +50,8 @@ class SearchOptions:
     `steps` of learning and its `rate`; `exchanges` at most, of one member each, at the end.
     """
 
-    candidates: int = 384
-    stages: int = 12
+    candidates: int = 4096
+    stages: int = 20
     steps: int = 12
     rate: float = 0.1
     exchanges: int = 0
