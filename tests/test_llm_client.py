@@ -7,21 +7,26 @@ import json
 import socket
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
 
+import llm_client_helpers
 import pytest
-from llm_server import LLMServer, Seen, Send, completion, echo, error, first
+from llm_client_helpers import (
+    ask,
+    complete,
+    complete_all,
+    config,
+    statuses,
+    use,
+)
+from llm_server import Seen, Send, completion, echo, error, first
 from refusals import refuses
 
 from pie_jax.llm import (
     AuthFailed,
     BadReply,
-    BudgetSpent,
-    ClientClosed,
     ContentFiltered,
     InvalidReply,
     LLMClient,
@@ -46,71 +51,8 @@ from pie_jax.llm import (
     estimate,
     schemas,
 )
-from pie_jax.llm.timing import Timing
 
-
-def ask(text: str = "one", **more: Any) -> Request[str]:
-    return Request((Message("user", text),), schemas.EXPLANATION, **more)
-
-
-def config(server: LLMServer, **more: Any) -> LLMConfig:
-    fast: dict[str, Any] = {"backoff_base": 0.01, "backoff_cap": 0.05, "timeout": 30.0}
-    return LLMConfig(server.url, "m", **(fast | more))
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Callable[[Seen], Send]], LLMServer]]:
-    servers: list[LLMServer] = []
-
-    def start(script: Callable[[Seen], Send] = echo) -> LLMServer:
-        servers.append(LLMServer(script).__enter__())
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "llm.sqlite"
-
-
-def use(
-    settings: LLMConfig, path: Path, do: Callable[[LLMClient], Awaitable[Any]], **more: Any
-) -> Any:
-    """Return what `do` returns with a client that is opened and closed around it."""
-
-    async def main() -> Any:
-        with LLMStore(path) as store:
-            async with LLMClient(settings, store, **more) as client:
-                return await do(client)
-
-    return asyncio.run(main())
-
-
-def complete(settings: LLMConfig, path: Path, request: Request | None = None, **more: Any) -> Any:
-    return use(settings, path, lambda client: client.complete(request or ask()), **more)
-
-
-def complete_all(
-    settings: LLMConfig, path: Path, requests: list[Request], **more: Any
-) -> list[Outcome]:
-    async def collect(client: LLMClient) -> list[Outcome]:
-        return [outcome async for outcome in client.complete_many(requests)]
-
-    return use(settings, path, collect, **more)
-
-
-def statuses(path: Path) -> list[str]:
-    with LLMStore(path) as store:
-        rows = store._database.rows("SELECT status FROM calls ORDER BY id")
-    return [status for (status,) in rows]
+serve, path, no_key = llm_client_helpers.FIXTURES
 
 
 def test_an_answer(serve, path: Path):
@@ -448,202 +390,6 @@ def test_missing_ratings_are_reported_for_the_caller_to_ask_again(serve, path: P
     assert value.missing == (2, 3)
     assert value.flaws.invented == 1
     assert len(server.seen) == 1
-
-
-def test_equal_requests_under_way_are_sent_once(serve, path: Path):
-    server = serve(lambda seen: replace(echo(seen), delay=0.1))
-
-    async def main() -> None:
-        with LLMStore(path) as store:
-            settings = config(server)
-            async with (
-                LLMClient(settings, store, name="explainer") as explainer,
-                LLMClient(settings, store, name="judge") as judge,
-            ):
-                clients = (explainer, judge, explainer, judge)
-                replies = await asyncio.gather(*(client.complete(ask()) for client in clients))
-                assert {reply.value for reply in replies} == {"about one"}
-
-    asyncio.run(main())
-    assert len(server.seen) == 1
-
-
-def test_clients_apart_share_a_file(serve, path: Path):
-    server, other = serve(), serve(lambda seen: completion('{"explanation": "judged"}'))
-
-    async def main() -> None:
-        with LLMStore(path) as store, LLMStore(path) as twin:
-            explain, judge = config(server), replace(config(other), model="j")
-            async with (
-                LLMClient(explain, store, name="explainer") as explainer,
-                LLMClient(judge, store, name="judge") as judging,
-                LLMClient(explain, twin, name="elsewhere") as elsewhere,
-            ):
-                assert (await explainer.complete(ask())).value == "about one"
-                assert (await judging.complete(ask())).value == "judged"
-                assert (await elsewhere.complete(ask())).cached
-                rows = store.ledger.summary()
-                assert [(row.client, row.model, row.status) for row in rows] == [
-                    ("explainer", "m", "ok"),
-                    ("judge", "j", "ok"),
-                ]
-                assert rows[0].prompt_tokens == 10
-                assert rows[0].cost is None
-
-    asyncio.run(main())
-    assert (len(server.seen), len(other.seen)) == (1, 1)
-
-
-def test_a_caller_that_gives_up_takes_nothing_from_another(serve, path: Path):
-    server = serve(lambda seen: replace(echo(seen), delay=0.2))
-
-    async def run(client: LLMClient) -> None:
-        impatient = asyncio.create_task(client.complete(ask()))
-        patient = asyncio.create_task(client.complete(ask()))
-        await asyncio.sleep(0.05)
-        impatient.cancel()
-        assert (await patient).value == "about one"
-
-    use(config(server), path, run)
-    assert len(server.seen) == 1
-
-
-def test_closing_lets_calls_that_are_out_arrive(serve, path: Path):
-    server = serve(lambda seen: replace(echo(seen), delay=0.2))
-
-    async def run(client: LLMClient) -> None:
-        task = asyncio.create_task(client.complete(ask()))
-        while not server.seen:
-            await asyncio.sleep(0.01)
-        task.cancel()
-
-    use(config(server), path, run)
-    assert complete(config(server), path).cached
-
-    async def closed(client: LLMClient) -> None:
-        await client.close()
-        with pytest.raises(ClientClosed):
-            await client.complete(ask("two"))
-
-    use(config(server), path, closed)
-
-
-def test_closing_does_not_wait_for_ever(serve, path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pie_jax.llm.client._CLOSING_SECONDS", 0.05)
-    server = serve(lambda seen: Send(delay=60))
-
-    async def run(client: LLMClient) -> asyncio.Task:
-        task = asyncio.create_task(client.complete(ask(max_output_tokens=100)))
-        while not server.seen:
-            await asyncio.sleep(0.01)
-        return task
-
-    assert use(config(server), path, run).cancelled()
-    assert statuses(path) == ["cancelled"]
-    with LLMStore(path) as store:
-        assert store.ledger.totals().tokens == 105  # it may have been charged
-
-
-@pytest.mark.parametrize(
-    "budget",
-    [
-        {"max_calls": 20},
-        {"max_tokens_budget": 20 * 15 + 10},
-        {"max_cost": 20 * 15e-6 + 1e-5, "prices": Prices(1, 1)},
-    ],
-)
-def test_a_budget_stops_cleanly_and_resumes(serve, path: Path, budget: dict):
-    server = serve()
-    requests = [ask(f"r{i}", max_output_tokens=20) for i in range(30)]
-    got: list[Outcome] = []
-
-    async def collect(client: LLMClient) -> None:
-        async for outcome in client.complete_many(requests):
-            got.append(outcome)
-
-    def stop(settings: LLMConfig) -> str:
-        return refuses(lambda: use(settings, path, collect), str(path), kind=BudgetSpent)
-
-    settings = config(server, **budget)
-    assert next(iter(budget)) in stop(settings)
-    assert len(got) == len(server.seen) == 20
-    stop(settings)  # a rerun with the same budget sends nothing, and still has the answers
-    assert len(got) == 40
-    assert len(server.seen) == 20
-    raised = {
-        name: 2 * budget[name]
-        for name in ("max_calls", "max_tokens_budget", "max_cost")
-        if name in budget
-    }
-    use(replace(settings, **raised), path, collect)
-    assert len(server.seen) == 30
-    assert {seen.nth for seen in server.seen} == {1}
-    with LLMStore(path) as store:
-        totals = store.ledger.totals()
-    assert (totals.calls, totals.tokens) == (30, 450)
-
-
-def test_a_budget_counts_what_may_have_been_charged_and_nothing_else(serve, path: Path):
-    server = serve(first(error(500), error(429), Send(cut=0)))
-    settings = config(server, prices=Prices(1, 1), max_cost=1.0)
-    complete(settings, path, ask(max_output_tokens=100))
-    with LLMStore(path) as store:
-        totals = store.ledger.totals()
-        costs = {row.status: row.cost for row in store.ledger.summary()}
-    assert totals.calls == 2
-    assert totals.tokens == 15 + 100 + 5  # the dropped one with prompt and output limit
-    assert totals.cost == pytest.approx(120e-6)
-    assert costs["connection_lost"] is None
-    assert costs["server_error"] == 0
-
-
-def test_a_budget_of_zero_reads_the_store_only(serve, path: Path):
-    server = serve()
-    complete(config(server), path)
-    assert complete(config(server, max_calls=0), path).cached
-    with pytest.raises(BudgetSpent):
-        complete(config(server, max_calls=0), path, ask("two"))
-
-
-def test_a_slot_is_free_while_a_request_waits_for_its_retry(serve, path: Path):
-    server = serve(lambda seen: error(500) if seen.prompt == "r0" and seen.nth == 1 else echo(seen))
-    settings = config(server, concurrency=1, backoff_base=1.0, backoff_cap=1.0)
-    complete_all(
-        settings, path, [ask(f"r{i}") for i in range(6)], timing=Timing(random=lambda: 1.0)
-    )
-    assert [seen.prompt for seen in server.seen] == ["r0", "r1", "r2", "r3", "r4", "r5", "r0"]
-
-
-def test_retry_after_of_a_429_holds_all_requests(serve, path: Path):
-    def script(seen: Seen) -> Send:
-        limited = seen.prompt == "r3" and seen.nth == 1
-        return error(429, headers={"retry-after": "0.5"}) if limited else echo(seen)
-
-    server = serve(script)
-    complete_all(config(server, concurrency=1), path, [ask(f"r{i}") for i in range(8)])
-    times = [seen.at for seen in server.seen]
-    limited = next(i for i, seen in enumerate(server.seen) if seen.prompt == "r3")
-    assert times[limited + 1] - times[limited] >= 0.5
-
-
-def test_concurrency_is_bounded_and_connections_are_pooled(serve, path: Path):
-    server = serve(lambda seen: replace(echo(seen), delay=0.02))
-    complete_all(config(server, concurrency=4), path, [ask(f"r{i}") for i in range(60)])
-    ends = [seen.at + 0.02 for seen in server.seen]
-    for seen in server.seen:
-        under_way = sum(s.at <= seen.at < e for s, e in zip(server.seen, ends, strict=True))
-        assert under_way <= 4
-    assert server.connections <= 4
-
-
-def test_tokens_per_minute(serve, path: Path):
-    server = serve(lambda seen: completion('{"explanation": "x"}', usage=(15, 5)))
-    settings = config(server, tpm=200)
-    requests = [ask(f"r{i}", max_output_tokens=20) for i in range(40)]
-    complete_all(settings, path, requests, timing=Timing(minute=0.5))
-    times = [seen.at for seen in server.seen]
-    assert times[-1] - times[0] >= 0.5 * (40 * 20 / 200 - 1)  # 10 calls a window, 4 windows
-    assert times[-1] - times[0] >= 0.5 * 2
 
 
 def test_failures_are_outcomes_and_the_rest_goes_on(serve, path: Path):
