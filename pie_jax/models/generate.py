@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.models.config import rope_frequencies
 from pie_jax.models.gradient_rules import FULL
+from pie_jax.models.layers import scan_layers
 from pie_jax.models.transformer import KeyValues, Transformer
 
 
@@ -121,8 +122,8 @@ def extend(
         return (x, change), (keys, values)
 
     none = jnp.zeros(tokens.shape[0], jnp.float32)
-    layers = (model.blocks, sliding, *cache, jnp.arange(config.num_layers))
-    (x, _), (keys, values) = jax.lax.scan(layer, (model.embed(tokens), none), layers)
+    each = (sliding, *cache, jnp.arange(config.num_layers))
+    (x, _), (keys, values) = scan_layers(layer, (model.embed(tokens), none), model.blocks, *each)
     return x, Cache(keys, values)
 
 

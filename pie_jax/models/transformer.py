@@ -16,8 +16,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from pie_jax.kernels.slices import take_rows
 from pie_jax.models.config import ModelConfig, rope_frequencies
 from pie_jax.models.gradient_rules import FULL, GradientRule
+from pie_jax.models.layers import scan_layers
 
 _INIT = nnx.initializers.normal(0.02)
 
@@ -215,7 +217,7 @@ class Transformer(nnx.Module):
             x, resid_mid, mlp_out = block(x, angles, mask, rule, delta)
             return x, (resid_mid, mlp_out)
 
-        x, (resid_mid, mlp_out) = jax.lax.scan(layer, x, (self.blocks, sliding, mlp_delta))
+        x, (resid_mid, mlp_out) = scan_layers(layer, x, self.blocks, sliding, mlp_delta)
         return Streams(x, resid_mid, mlp_out)
 
     def mlp_inputs(self, resid_mid: Float[Array, "L T D"]) -> Float[Array, "L T D"]:
@@ -225,7 +227,7 @@ class Transformer(nnx.Module):
     def embed(self, tokens: Int[Array, " T"]) -> Float[Array, "T D"]:
         """Look tokens up, [T, D] in float32."""
         table = self.embedding[...]
-        x = table[tokens].astype(jnp.float32)
+        x = take_rows(table, tokens).astype(jnp.float32)
         if self.config.scale_embeddings:
             x = x * jnp.sqrt(jnp.float32(self.config.d_model)).astype(table.dtype).astype(x.dtype)
         return x
@@ -240,7 +242,7 @@ class Transformer(nnx.Module):
         self, residual: Float[Array, "T D"], ids: Int[Array, " I"], rule: GradientRule = FULL
     ) -> Float[Array, "T I"]:
         """Return the logits of a few words only, float32."""
-        return self._logits(residual, self._unembedding_rows()[ids], rule)
+        return self._logits(residual, take_rows(self._unembedding_rows(), ids), rule)
 
     def _unembedding_rows(self) -> Float[Array, "V D"]:
         return (self.embedding if self.unembedding is None else self.unembedding)[...]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.models.config import rope_frequencies
 from pie_jax.models.gradient_rules import FULL, GradientRule
+from pie_jax.models.layers import scan_layers
 from pie_jax.models.transformer import Block, KeyValues, Transformer
 
 
@@ -67,7 +68,7 @@ def record(model: Transformer, tokens: Int[Array, " T"]) -> Record:
         return resid_mid + block.mlp_output(resid_mid, FULL), (x, resid_mid, k, v)
 
     sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
-    residual, outputs = jax.lax.scan(layer, model.embed(tokens), (model.blocks, sliding))
+    residual, outputs = scan_layers(layer, model.embed(tokens), model.blocks, sliding)
     entering, resid_mid, keys, values = outputs
     return Record(entering, resid_mid, keys, values, residual)
 
@@ -105,7 +106,7 @@ def run_window(
         x, resid_mid = window_layer(block, x, keys, values, places, slides, rule)
         return x if delta is None else x + delta, resid_mid
 
-    return jax.lax.scan(layer, x, (model.blocks, sliding, of.keys, of.values, mlp_delta))
+    return scan_layers(layer, x, model.blocks, sliding, of.keys, of.values, mlp_delta)
 
 
 def window_layer(

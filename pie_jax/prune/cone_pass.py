@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pie_jax.kernels import write_layer
+from pie_jax.models.layers import layer_of, scan_layers
 from pie_jax.models.transformer import Block
 from pie_jax.models.windows import places, window_layer
 from pie_jax.prune.cones import Cones
@@ -46,9 +47,8 @@ def _cone_metrics(problem: Problem, cones: Cones, width: int, metric: Metric) ->
         return jax.lax.fori_loop(0, busy, chunk, x), None
 
     x = jnp.zeros((*cones.first.shape, width, config.d_model), jnp.float32)
-    layers = (problem.model.blocks, sliding, jnp.arange(config.num_layers))
-    x, _ = jax.lax.scan(layer, x, layers)
-    last = jax.tree.map(lambda array: array[-1], problem.model.blocks)
+    x, _ = scan_layers(layer, x, problem.model.blocks, sliding, jnp.arange(config.num_layers))
+    last = layer_of(problem.model.blocks, jnp.int32(config.num_layers - 1))
 
     def finish(j: Array, values: Array) -> Array:
         return values.at[j].set(one.metric(j, x[j], last, sliding[-1], metric))
