@@ -40,7 +40,9 @@ def main(
         results = []
         for dtype in ("float32", "bfloat16"):
             model = pie_jax.load_model("demo", dtype)
-            pairs = get_task(task).generate(count, tokenizer=model.tokenizer, split="heldout")
+            pairs = get_task(task).generate(
+                count, seed=0, tokenizer=model.tokenizer, split="heldout"
+            )
             results.append(
                 pie_jax.prune(model, transcoder, pairs, methods=METHODS, budgets=BUDGETS)
             )

@@ -30,7 +30,7 @@ from pie_jax.tasks import Pair, encode_pairs
 from pie_jax.transcoders.stored import Transcoder
 
 # What jax reports whenever it turns a function into a program, cached on disk or not.
-_COMPILED = "/jax/core/compile/jaxpr_trace_duration"
+_COMPILING = "/jax/core/compile/"
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,8 @@ def measure(work: Work, *, plain: bool) -> dict[str, Any]:
     )
     pruner = Pruner(work.model, work.transcoder, options)
     first, *rest = work.batches()
-    start = time.perf_counter()
-    run_parts(pruner, first)
-    cold = time.perf_counter() - start
+    with compiling() as seconds:
+        run_parts(pruner, first)
     rounds = [_warm_parts(pruner, batch) for batch in rest]
     size = work.batch_size
     parts = {
@@ -87,25 +86,32 @@ def measure(work: Work, *, plain: bool) -> dict[str, Any]:
         "parts": parts,
         "rates": rates,
         "prompts_per_second": 1 / whole,
-        "compile_seconds": cold - median(sum(one.seconds.values()) for one in rounds),
+        "compile_seconds": sum(seconds),
         "occurrences": float(np.mean([one.occurrences for one in rounds])),
     }
 
 
 def _warm_parts(pruner: Pruner, batch: PairBatch) -> _Round:
     """Time a batch, once more where its shapes were new and had to be compiled."""
-    compiled: list[str] = []
+    with compiling() as seconds:
+        one = run_parts(pruner, batch)
+    return run_parts(pruner, batch) if seconds else one
 
-    def listen(event: str, _: float, **__: object) -> None:
-        if event == _COMPILED:
-            compiled.append(event)
+
+@contextmanager
+def compiling() -> Iterator[list[float]]:
+    """Collect the seconds of every tracing, lowering and compiling meanwhile."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event.startswith(_COMPILING):
+            seconds.append(duration)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        one = run_parts(pruner, batch)
+        yield seconds
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    return run_parts(pruner, batch) if compiled else one
 
 
 @dataclass
