@@ -41,8 +41,9 @@ class Case:
     def of(self, prompt: int) -> Space:
         return Space(self.space.model, *jax.tree.map(lambda x: x[prompt], tuple(self.space[1:])))
 
-    def real(self, prompt: int) -> int:
-        return int((np.asarray(self.space.occurrence[prompt]) >= 0).sum())
+    def real(self, prompt: int) -> np.ndarray:
+        """Return the places of candidates that are no padding."""
+        return np.flatnonzero(np.asarray(self.space.occurrence[prompt]) >= 0)
 
     def kl(self, prompt: int, mask: np.ndarray) -> float:
         return float(self.kls(prompt, mask[None])[0])

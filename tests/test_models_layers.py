@@ -17,8 +17,8 @@ from pie_jax.models.transformer import Transformer
 from pie_jax.models.windows import record, run_window, window
 
 CONFIG = ModelConfig(
-    family="llama", vocab_size=64, num_layers=6, d_model=256, d_mlp=1024, num_heads=2, num_kv_heads=2,
-    head_dim=128, norm_eps=1e-5, rope_theta=1e4, max_positions=32,
+    family="llama", vocab_size=64, num_layers=6, d_model=256, d_mlp=1024, num_heads=2,
+    num_kv_heads=2, head_dim=128, norm_eps=1e-5, rope_theta=1e4, max_positions=32,
 )  # fmt: skip
 TOKENS = jnp.asarray([1, 5, 9, 2, 7, 7, 30, 4])
 

@@ -21,11 +21,20 @@ _SLICING = ("bitcast_convert_type", "optimization_barrier", "dynamic_slice", "sq
 
 
 def scan_layers(
-    layer: Callable[[Any, Any], tuple[Any, Any]], x: Any, blocks: Any, *rest: Any
-) -> Any:
-    """Return `jax.lax.scan` of `layer(x, (block, *rest of the layer))` over stacked blocks [L]."""
+    layer: Callable[[Any, Any], tuple[Any, Any]],
+    x: Any,
+    blocks: Any,
+    *rest: Any,
+    first: int = 0,
+    end: int | None = None,
+) -> tuple[Any, Any]:
+    """Return `jax.lax.scan` of `layer(x, (block, *rest of the layer))` over stacked blocks [L],
+    those from `first` to before `end`."""
     stacked = jax.tree.leaves(blocks)
-    if all(leaf.dtype != jnp.bfloat16 for leaf in stacked):
+    count = stacked[0].shape[0]
+    end = count if end is None else end
+    whole = (first, end) == (0, count)
+    if whole and all(leaf.dtype != jnp.bfloat16 for leaf in stacked):
         return jax.lax.scan(layer, x, (blocks, *rest))
 
     def sliced(x: Any, inputs: Any) -> tuple[Any, Any]:
@@ -33,7 +42,8 @@ def scan_layers(
         return layer(x, (layer_of(blocks, index), *rest))
 
     body = jax.checkpoint(sliced, prevent_cse=False, policy=_keep_all_but_weights)
-    return jax.lax.scan(body, x, (jnp.arange(stacked[0].shape[0]), *rest))
+    of_layers = jax.tree.map(lambda array: array[first:end], (jnp.arange(count), *rest))
+    return jax.lax.scan(body, x, of_layers)
 
 
 def layer_of(blocks: Any, index: Int[Array, ""]) -> Any:

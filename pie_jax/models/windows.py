@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.models.config import rope_frequencies
 from pie_jax.models.gradient_rules import FULL, GradientRule
-from pie_jax.models.layers import scan_layers
+from pie_jax.models.layers import layer_of, scan_layers
 from pie_jax.models.transformer import Block, KeyValues, Transformer
 
 
@@ -107,6 +107,42 @@ def run_window(
         return x if delta is None else x + delta, resid_mid
 
     return scan_layers(layer, x, model.blocks, sliding, of.keys, of.values, mlp_delta)
+
+
+def run_changed(
+    model: Transformer,
+    of: Window,
+    mlp_delta: Float[Array, "L W D"],
+    rule: GradientRule = FULL,
+    last: Int[Array, ""] | None = None,
+) -> Float[Array, "P D"]:
+    """Return the last residual stream of a window's own run with something added to its MLPs.
+
+    P = W; with `last`, only that position, and P = 1. The first layer runs as it did and is not
+    run again. Equal to `run_window` from `of.entering[0]` on.
+    """
+    layers, size = mlp_delta.shape[:2]
+    entering = of.entering[1] if layers > 1 else of.residual
+    x = entering + mlp_delta[0]
+    places = _places(model, of.start, size, of.keys.shape[1])
+    sliding = jnp.asarray(model.config.sliding_layers or (False,) * layers)
+
+    def layer(x, inputs):
+        block, slides, keys, values, delta = inputs
+        return window_layer(block, x, keys, values, places, slides, rule)[0] + delta, None
+
+    full = layers if last is None else layers - 1
+    if full > 1:
+        each = (sliding, of.keys, of.values, mlp_delta)
+        x, _ = scan_layers(layer, x, model.blocks, *each, first=1, end=full)
+    if last is None:
+        return x
+    if layers == 1:
+        return jax.lax.dynamic_slice_in_dim(x, last, 1)
+    block = layer_of(model.blocks, jnp.int32(layers - 1))
+    where = (of.keys[-1], of.values[-1], places, sliding[-1])
+    x, _ = window_layer(block, x, *where, rule, last)
+    return x + jax.lax.dynamic_slice_in_dim(mlp_delta[-1], last, 1)
 
 
 def window_layer(

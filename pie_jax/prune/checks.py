@@ -19,12 +19,20 @@ def check_options(options: PruneOptions) -> None:
     _one_of("--judge-corruptions", (options.judge_corruptions,), ("same", "unseen"))
     _one_of("integrated.objective", (options.integrated.objective,), ("metric", "kl"))
     _one_of("integrated.rule", (options.integrated.rule,), GRADIENT_RULES)
+    _one_of("search.start", (options.search.start,), ("nothing", "everything"))
+    _one_of("search.objective", (options.search.objective,), ("kl", "metric"))
+    _one_of("search.rule", (options.search.rule,), GRADIENT_RULES)
     _one_of("--gradient", (options.gradient,), ("frozen", "full"))
     _one_of("--scope-layers", (options.scope_layers,), ("global", "per-layer"))
     _one_of("--on-bad-pair", (options.on_bad_pair,), ("error", "skip"))
     if options.judge_corruptions == "unseen" and options.corruption == "zero-features":
         raise InputError(
             "--judge-corruptions: unseen ones need corrupted prompts; zero-features has none."
+        )
+    if options.search.exchanges and not options.search.grows:
+        raise InputError(
+            "search.exchanges: only for circuits grown from nothing by KL with full gradients; "
+            "use 0, or leave search.start, search.objective and search.rule as they are."
         )
     if not options.budgets or not all(_is_whole(budget) for budget in options.budgets):
         raise InputError("--budget: every budget must be a whole number of at least 1.")

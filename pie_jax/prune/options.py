@@ -48,6 +48,8 @@ class SearchOptions:
 
     `candidates` occurrences a prompt that are considered; `stages` in which a circuit is grown;
     `steps` of learning and its `rate`; `exchanges` at most, of one member each, at the end.
+    For `staged` alone: where its path starts, what its gradients are of and under which rule; other
+    values than these consider every occurrence and exchange nothing.
     """
 
     candidates: int = 4096
@@ -55,6 +57,14 @@ class SearchOptions:
     steps: int = 12
     rate: float = 0.1
     exchanges: int = 0
+    start: str = "nothing"  # or everything: shrunk instead of grown
+    objective: str = "kl"  # or metric
+    rule: str = "full"  # or frozen, relp
+
+    @property
+    def grows(self) -> bool:
+        """Return whether `staged` is the usual one: from nothing, by KL, with full gradients."""
+        return (self.start, self.objective, self.rule) == ("nothing", "kl", "full")
 
 
 @dataclass(frozen=True)

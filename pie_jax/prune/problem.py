@@ -28,7 +28,7 @@ from pie_jax.kernels import (
 )
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.transformer import Transformer
-from pie_jax.models.windows import Window, run_window
+from pie_jax.models.windows import Window, run_changed
 from pie_jax.prune.metrics import Metric, Prompt
 
 
@@ -62,11 +62,13 @@ class Problem(NamedTuple):
         """Return the last residual stream with `change` added to the MLP outputs."""
         if self.window is None:
             return self.model.streams(self.prompt.tokens, change, rule).residual
-        return run_window(self.model, self.window, self.window.entering[0], change, rule)[0]
+        if change is None:
+            return self.window.residual
+        return run_changed(self.model, self.window, change, rule)
 
     def clean(self) -> Float[Array, "W D"]:
         """Return the last residual stream of the clean run."""
-        return self.run() if self.window is None else self.window.residual
+        return self.run()
 
     def value(
         self, metric: Metric, residual: Float[Array, "W D"], rule: GradientRule = FULL

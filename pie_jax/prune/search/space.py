@@ -1,7 +1,10 @@
 """What a search for circuits works on: the most promising occurrences, in a short window.
 
-Shapes: B batch, M corruptions, N occurrences, P candidates, L layers, W positions of the window,
-D model.
+Candidates stand in tiles of one position each, so that a gradient's product with all of them, and
+what they write together, are small matrix products that read every row once.
+
+Shapes: B batch, M corruptions, N occurrences, I tiles, P = I x TILE candidates, L layers,
+W positions of the window, D model.
 """
 
 from __future__ import annotations
@@ -14,30 +17,34 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pie_jax.buckets import bucket
+from pie_jax.buckets import bucket, multiple
 from pie_jax.mesh import fetch
 from pie_jax.models.transformer import Transformer
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.problem import Problem, over_prompts
 from pie_jax.prune.search.window import Window, open_window, window_kl
+from pie_jax.prune.selection import NOBODY
 
-_LEAST_WINDOW, _LEAST_CANDIDATES = 4, 64
+TILE = 16
+_LEAST_TILES = 4
 # Points of the path from nothing to everything by which candidates are chosen.
 _POINTS = (0.0, 0.25, 0.5, 0.75)
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 class Space(NamedTuple):
     """One prompt's candidates and what they write; of a batch, [B, ...] but for the shared `model`.
 
-    `occurrence` [P] which ones, -1 for padding; `position` [P] in the window; `rows` [L, P, D] what
-    each writes per unit; `delta` [M, P]; `total` [M, L, W, D] what all occurrences write together.
+    `occurrence` [P] which ones, -1 for padding; `position` [I] of each tile in the window; `rows`
+    [I, TILE, L x D] what each writes per unit; `delta` [M, P]; `total` [M, L, W, D] what all
+    occurrences write together.
     """
 
     model: Transformer
     window: Window
     occurrence: Int[Array, "*B P"]
-    position: Int[Array, "*B P"]
-    rows: Float[Array, "*B L P D"]
+    position: Int[Array, "*B I"]
+    rows: Float[Array, "*B I tile LD"]
     delta: Float[Array, "*B M P"]
     total: Float[Array, "*B M L W D"]
 
@@ -49,10 +56,11 @@ class Space(NamedTuple):
 
 def change_of(space: Space, mask: Float[Array, " P"]) -> Float[Array, "M L W D"]:
     """Return the `mlp_delta` that keeps each candidate to the share `mask` and removes the rest."""
-    size = space.total.shape[2]
+    corruptions, layers, size, d = space.total.shape
+    weight = (space.delta * mask).reshape(corruptions, -1, TILE)
+    written = jnp.einsum("mic,icx->mix", weight, space.rows, precision=_EXACT)
     at = jax.nn.one_hot(space.position, size, dtype=jnp.float32, axis=0)
-    weight = at * (space.delta * mask)[:, None]
-    kept = jnp.einsum("mqp,lpd->mlqd", weight, space.rows, precision=jax.lax.Precision.HIGHEST)
+    kept = jnp.einsum("qi,mild->mlqd", at, written.reshape(*written.shape[:2], layers, d))
     return kept - space.total
 
 
@@ -74,10 +82,10 @@ def kl_and_gain(
     Of a member it is by how much KL would rise if it were dropped. Padding is -inf.
     """
     value, gradient = jax.value_and_grad(partial(kl_at, space))(change_of(space, mask))
-    product = jnp.einsum("mlqd,lpd->mqp", gradient, space.rows, precision=jax.lax.Precision.HIGHEST)
-    at = jnp.broadcast_to(space.position, (product.shape[0], 1, product.shape[2]))
-    picked = jnp.take_along_axis(product, at, axis=1)[:, 0]
-    gain = -(space.delta * picked).sum(axis=0)
+    here = jnp.moveaxis(gradient[:, :, space.position], 2, 1)
+    here = here.reshape(*here.shape[:2], -1)
+    product = jnp.einsum("mix,icx->mic", here, space.rows, precision=_EXACT)
+    gain = -(space.delta * product.reshape(space.delta.shape)).sum(axis=0)
     return value, jnp.where(space.real, gain, -jnp.inf)
 
 
@@ -86,30 +94,46 @@ def search_space(inputs: PruneInputs, most: int) -> Space:
 
     An occurrence that no corruption changes is no candidate: keeping it changes nothing.
     """
-    occurrences, problem = inputs.occurrences, inputs.problem
-    live = (fetch(problem.delta) != 0).any(axis=1) & occurrences.valid
-    index = _compact(live, bucket(int(live.sum(axis=1).max(initial=1)), _LEAST_CANDIDATES))
-    window = _windows(problem)
-    if index.shape[1] > most:
-        index = _best(fetch(_path_scores(problem, window, inputs.total)), live, most)
-    return _gather(problem, window, inputs.total, inputs.put(index))
+    problem, window = inputs.problem, _windows(inputs.problem)
+    live = (fetch(problem.delta) != 0).any(axis=1) & inputs.occurrences.valid
+    if live.sum(axis=1).max(initial=0) > most:
+        live = _best(fetch(_path_scores(problem, window, inputs.total)), live, most)
+    index, position = tiles(live, fetch(problem.writes.position))
+    return _gather(problem, window, inputs.total, inputs.put(index), inputs.put(position))
 
 
-def _compact(live: np.ndarray, size: int) -> np.ndarray:
-    index = np.full((len(live), size), -1, np.int32)
-    for b, row in enumerate(live):
-        index[b, : row.sum()] = np.flatnonzero(row)
-    return index
+def tiles(
+    live: Bool[np.ndarray, "B N"], position: Int[np.ndarray, "B N"]
+) -> tuple[Int[np.ndarray, "B P"], Int[np.ndarray, "B I"]]:
+    """Return the live occurrences by position, -1 for padding, and the position of each tile."""
+    rows = [_row(np.flatnonzero(one), at) for one, at in zip(live, position, strict=True)]
+    count = bucket(max(len(index) for index, _ in rows) // TILE, _LEAST_TILES)
+    index = np.full((len(rows), count * TILE), NOBODY, np.int32)
+    where = np.zeros((len(rows), count), np.int32)
+    for b, (members, positions) in enumerate(rows):
+        index[b, : len(members)] = members
+        where[b, : len(positions)] = positions
+    return index, where
+
+
+def _row(members: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return one prompt's members, each position's padded to whole tiles, and tiles' positions."""
+    parts, positions = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    for at in np.unique(position[members]):
+        here = members[position[members] == at]
+        part = np.full(multiple(len(here), TILE), NOBODY, np.int32)
+        part[: len(here)] = here
+        parts.append(part)
+        positions.append(np.full(len(part) // TILE, at, np.int32))
+    return np.concatenate(parts), np.concatenate(positions)
 
 
 def _best(score: np.ndarray, live: np.ndarray, most: int) -> np.ndarray:
-    """Return the `most` live occurrences of the largest score in order of place."""
-    index = np.full((len(live), most), -1, np.int32)
-    for b, row in enumerate(live):
-        ranked = np.argsort(-np.where(row, score[b], -np.inf), kind="stable")
-        chosen = np.sort(ranked[: min(most, row.sum())])
-        index[b, : len(chosen)] = chosen
-    return index
+    """Return which of the live occurrences have the `most` largest scores."""
+    order = np.argsort(-np.where(live, score, -np.inf), axis=1, kind="stable")[:, :most]
+    best = np.zeros(live.shape, bool)
+    np.put_along_axis(best, order, True, axis=1)
+    return best & live
 
 
 @jax.jit
@@ -145,14 +169,17 @@ def _path_scores(
 
 
 @jax.jit
-def _gather(problem: Problem, window: Window, total: Array, index: Int[Array, "B P"]) -> Space:
-    def one(problem: Problem, total: Array, index: Array) -> tuple[Array, ...]:
+def _gather(
+    problem: Problem, window: Window, total: Array, index: Int[Array, "B P"], position: Array
+) -> Space:
+    layers = jnp.arange(total.shape[2])
+
+    def one(problem: Problem, index: Array) -> tuple[Array, Array]:
         real = index >= 0
         writes = problem.writes.take(jnp.maximum(index, 0))
-        rows = jax.vmap(lambda layer: writes.rows(problem.table, layer))(jnp.arange(total.shape[1]))
-        position = jnp.where(real, writes.position, 0)
+        rows = jax.vmap(lambda layer: writes.rows(problem.table, layer), out_axes=1)(layers)
         delta = jnp.where(real, problem.delta[:, jnp.maximum(index, 0)], 0.0)
-        return index, position, rows, delta
+        return rows.reshape(-1, TILE, rows.shape[1] * rows.shape[2]), delta
 
-    index, position, rows, delta = over_prompts(one, problem, total, index)
+    rows, delta = over_prompts(one, problem, index)
     return Space(problem.model, window, index, position, rows, delta, total)

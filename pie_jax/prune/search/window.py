@@ -32,7 +32,8 @@ def open_window(problem: Problem) -> Window:
         recorded = windows.record(model, prompt.tokens)
         of = windows.window(recorded, jnp.int32(0), prompt.tokens.shape[0])
     last = prompt.length - 1
-    return Window(of, last, jax.nn.log_softmax(_logits(model, of.residual, last)))
+    logits = model.unembed(jax.lax.dynamic_slice_in_dim(of.residual, last, 1))[0]
+    return Window(of, last, jax.nn.log_softmax(logits))
 
 
 def window_kl(
@@ -40,10 +41,6 @@ def window_kl(
 ) -> Float[Array, ""]:
     """Return KL(clean || changed) at the last position with something added to the MLP outputs, in
     nats."""
-    residual, _ = windows.run_window(model, window.of, window.of.entering[0], mlp_delta)
-    changed = jax.nn.log_softmax(_logits(model, residual, window.last))
+    residual = windows.run_changed(model, window.of, mlp_delta, last=window.last)
+    changed = jax.nn.log_softmax(model.unembed(residual)[0])
     return jnp.sum(jnp.exp(window.clean) * (window.clean - changed))
-
-
-def _logits(model: Transformer, residual: Array, last: Array) -> Float[Array, " V"]:
-    return model.unembed(jax.lax.dynamic_slice_in_dim(residual, last, 1))[0]
