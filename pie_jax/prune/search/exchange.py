@@ -1,6 +1,6 @@
 """Exchange members of a circuit for better candidates, while its exact KL falls.
 
-Shapes: B batch, S circuits of a prompt, P candidates, W weakest members, C best candidates.
+Shapes: B batch, S circuits of a prompt, P candidates, K the largest circuit.
 """
 
 from __future__ import annotations
@@ -9,54 +9,55 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Int
 
 from pie_jax.prune.search.batch import map_prompts
-from pie_jax.prune.search.learn import Circuits
-from pie_jax.prune.search.space import Space, circuit_kl, kl_and_gain
+from pie_jax.prune.search.circuits import Circuits, is_member, measure
+from pie_jax.prune.search.space import Space, circuit_kl
 
 WEAKEST, BEST = 4, 8
 
 
 @partial(jax.jit, static_argnames=("rounds", "chunk"))
-def exchange(space: Space, mask: Float[Array, "B S P"], rounds: int, chunk: int) -> Circuits:
+def exchange(space: Space, members: Int[Array, "B S K"], rounds: int, chunk: int) -> Circuits:
     """Return the circuits after at most `rounds` exchanges each; KL never rises.
 
     A round takes, by the gradient, the 4 members that lower KL least and the 8 candidates that
     would lower it most, measures all 32 exchanges exactly, and makes the best one if KL falls.
     """
 
-    def one(space: Space, mask: Array) -> Circuits:
-        return jax.vmap(partial(_exchange, space, rounds=rounds))(mask)
+    def one(space: Space, members: Array) -> Circuits:
+        return jax.vmap(partial(_exchange, space, rounds=rounds))(members)
 
-    return map_prompts(one, chunk, space, mask)
+    return map_prompts(one, chunk, space, members)
 
 
-def _exchange(space: Space, mask: Float[Array, " P"], rounds: int) -> Circuits:
-    weakest, best = (min(n, mask.shape[0]) for n in (WEAKEST, BEST))
+def _exchange(space: Space, members: Array, rounds: int) -> Circuits:
+    weakest, best = min(WEAKEST, len(members)), min(BEST, len(space.occurrence))
 
-    def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        step, mask, _ = state
-        kl, gain = kl_and_gain(space, mask)
-        _, dropped = jax.lax.top_k(jnp.where(mask > 0, -gain, -jnp.inf), weakest)
-        _, added = jax.lax.top_k(jnp.where(mask > 0, -jnp.inf, gain), best)
+    def measured(members: Array) -> tuple[Circuits, Array]:
+        return jax.tree.map(lambda each: each[0], measure(space, members[None]))
 
-        def swap(out: Array, into: Array) -> Array:
+    def advance(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        step, members = state
+        circuit, gain = measured(members)
+        held = is_member(members, len(gain))
+        _, slots = jax.lax.top_k(jnp.where(members >= 0, -circuit.gain, -jnp.inf), weakest)
+        _, added = jax.lax.top_k(jnp.where(held, -jnp.inf, gain), best)
+
+        def swap(slot: Array, into: Array) -> Array:
             # Padding, or too small a circuit: what would change its size is no exchange.
-            valid = (mask[out] > 0) & (mask[into] == 0) & space.real[into]
-            return jnp.where(valid, mask.at[out].set(0.0).at[into].set(1.0), mask)
+            valid = (members[slot] >= 0) & ~held[into] & space.real[into]
+            return jnp.where(valid, members.at[slot].set(into), members)
 
-        tried = jax.vmap(lambda out: jax.vmap(lambda into: swap(out, into))(added))(dropped)
-        tried = tried.reshape(-1, mask.shape[0])
+        tried = jax.vmap(lambda slot: jax.vmap(lambda into: swap(slot, into))(added))(slots)
+        tried = tried.reshape(-1, len(members))
         values = jax.vmap(partial(circuit_kl, space))(tried)
         first = jnp.argmin(values)
-        falls = values[first] < kl
-        return (
-            jnp.where(falls, step + 1, rounds),
-            jnp.where(falls, tried[first], mask),
-            jnp.minimum(values[first], kl),
-        )
+        falls = values[first] < circuit.kl
+        return jnp.where(falls, step + 1, rounds), jnp.where(falls, tried[first], members)
 
-    start = (jnp.int32(0), mask, jnp.float32(jnp.inf))
-    _, mask, kl = jax.lax.while_loop(lambda state: state[0] < rounds, advance, start)
-    return Circuits(mask, kl)
+    _, members = jax.lax.while_loop(
+        lambda state: state[0] < rounds, advance, (jnp.int32(0), members)
+    )
+    return measured(members)[0]

@@ -1,6 +1,6 @@
 """Grow a circuit from nothing in stages, each by the gradient of KL at the circuit so far.
 
-Shapes: B batch, P candidates, E stages.
+Shapes: B batch, P candidates, E stages, K the largest circuit.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.prune.search.batch import map_prompts
-from pie_jax.prune.search.space import Space, kl_and_gain
+from pie_jax.prune.search.circuits import Circuits, is_member, largest_members, measure
+from pie_jax.prune.search.space import Space
+from pie_jax.prune.selection import NOBODY
 
 
 class Path(NamedTuple):
-    """Nested circuits: `mask` after each stage; `gain` gains before it, nats."""
+    """Nested circuits [B, E], one after each stage; `worth` [B, P] every candidate's gain, nats,
+    the mean over the circuits before each stage."""
 
-    mask: Float[Array, "B E P"]
-    gain: Float[Array, "B E P"]
+    circuits: Circuits
+    worth: Float[Array, "B P"]
 
 
 def stage_ends(budgets: tuple[int, ...], stages: int) -> list[int]:
@@ -34,17 +37,24 @@ def stage_ends(budgets: tuple[int, ...], stages: int) -> list[int]:
     return sorted({*grid.tolist(), *budgets})
 
 
-@partial(jax.jit, static_argnames="chunk")
-def grow(space: Space, ends: Int[Array, " E"], chunk: int) -> Path:
-    """Return the path of circuits of `ends` [E] members; the largest gains (signed) are added."""
+@partial(jax.jit, static_argnames=("most", "chunk"))
+def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
+    """Return the path of circuits of `ends` [E] members, at most `most`; the largest gains (signed)
+    are added."""
+    # Once more at the end, where nothing is added: to measure the last circuit.
+    stages = jnp.concatenate([ends, ends[-1:]])
 
     def one(space: Space) -> Path:
-        def stage(mask: Array, end: Array) -> tuple[Array, tuple[Array, Array]]:
-            _, gain = kl_and_gain(space, mask)
-            longer = largest(jnp.where(mask > 0, jnp.inf, gain), end)
-            return longer, (longer, gain)
+        def stage(members: Array, end: Array) -> tuple[Array, tuple[Circuits, Array]]:
+            circuit, gain = jax.tree.map(lambda each: each[0], measure(space, members[None]))
+            held = is_member(members, gain.shape[0])
+            longer = largest_members(jnp.where(held, jnp.inf, gain), end, most)
+            return longer, (circuit, gain)
 
-        return Path(*jax.lax.scan(stage, jnp.zeros(space.occurrence.shape, jnp.float32), ends)[1])
+        nothing = jnp.full(most, NOBODY, jnp.int32)
+        _, (circuits, gains) = jax.lax.scan(stage, nothing, stages)
+        worth = jnp.where(space.real, gains[:-1].mean(axis=0), 0.0)
+        return Path(jax.tree.map(lambda each: each[1:], circuits), worth)
 
     return map_prompts(one, chunk, space)
 

@@ -1,4 +1,4 @@
-"""From masks over candidates to kept sets.
+"""From circuits of candidates to kept sets of occurrences.
 
 Shapes: B batch, N occurrences, P candidates, K budget.
 """
@@ -11,32 +11,37 @@ from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Selection
 from pie_jax.prune.search.space import Space
-from pie_jax.prune.selection import pad
+from pie_jax.prune.selection import NOBODY, pad
 
 
 def to_selection(
-    inputs: PruneInputs, space: Space, mask: np.ndarray, score: np.ndarray, budget: int
+    inputs: PruneInputs, space: Space, members: np.ndarray, score: np.ndarray, budget: int
 ) -> Selection:
-    """Return the kept set of each mask [B, P], ordered by score [B, P] from the largest down.
+    """Return the kept set of each circuit [B, K], ordered by score [B, K] from the largest down.
 
     Where a circuit has fewer than K members, the largest changes of activation fill it up with a
     score of 0.
     """
     index = fetch(space.occurrence)
-    rows = [_one(inputs, index[b], b, mask[b], score[b], budget) for b in range(len(mask))]
+    rows = [_one(inputs, index[b], b, members[b], score[b], budget) for b in range(len(members))]
     kept, scores = zip(*rows, strict=True)
     return Selection(np.stack(kept), np.stack(scores).astype(np.float32))
 
 
 def _one(
-    inputs: PruneInputs, index: np.ndarray, b: int, mask: np.ndarray, score: np.ndarray, budget: int
+    inputs: PruneInputs,
+    index: np.ndarray,
+    b: int,
+    members: np.ndarray,
+    score: np.ndarray,
+    budget: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     count = int(inputs.occurrences.count[b])
-    members = np.flatnonzero((mask > 0) & (index >= 0))
-    members = members[np.argsort(-score[members], kind="stable")][:budget]
-    kept = index[members]
+    real = np.flatnonzero(members != NOBODY)
+    real = real[np.argsort(-score[real], kind="stable")][:budget]
+    kept = index[members[real]]
     size = np.abs(inputs.occurrences.delta[b, :, :count]).sum(axis=0)
     rest = np.argsort(-size, kind="stable")
     rest = rest[~np.isin(rest, kept)][: budget - len(kept)]
-    scores = np.concatenate([score[members], np.zeros(budget - len(members))])
+    scores = np.concatenate([score[real], np.zeros(budget - len(real))])
     return pad(np.concatenate([kept, rest]), budget), scores

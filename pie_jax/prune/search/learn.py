@@ -18,19 +18,12 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pie_jax.prune.search.batch import map_prompts
-from pie_jax.prune.search.grow import largest
-from pie_jax.prune.search.space import Space, kl_and_gain
+from pie_jax.prune.search.circuits import Circuits, largest_members, measure
+from pie_jax.prune.search.space import Space
 
 # Steps without a better circuit after which a prompt's search ends.
 PATIENCE = 8
 _TINY = 1e-12
-
-
-class Circuits(NamedTuple):
-    """Circuits and their exact KL in nats: `mask` [B, S, P], `kl` [B, S]."""
-
-    mask: Float[Array, "*B S P"]
-    kl: Float[Array, "*B S"]
 
 
 class _State(NamedTuple):
@@ -47,43 +40,58 @@ def warm_logits(mask: Float[Array, "S P"], score: Float[Array, " P"]) -> Float[A
     return 0.5 * positive / (positive.max() + _TINY) + 0.6 * mask
 
 
-@partial(jax.jit, static_argnames=("steps", "chunk"))
+def optimiser(steps: int) -> optax.GradientTransformation:
+    """Return momentum with steps that fall linearly to nothing."""
+    return optax.chain(
+        optax.trace(decay=0.9),
+        optax.scale_by_schedule(lambda step: 0.1 * (1 - step / steps)),
+    )
+
+
+def unit(gain: Float[Array, "S P"]) -> Float[Array, "S P"]:
+    """Return each circuit's gains with a root mean square of 1."""
+    return gain / (jnp.sqrt(jnp.mean(gain**2, axis=1, keepdims=True)) + _TINY)
+
+
+@partial(jax.jit, static_argnames=("most", "steps", "chunk"))
 def learn(
     space: Space,
     logits: Float[Array, "B S P"],
     sizes: Int[Array, " S"],
     rate: Float[Array, ""],
+    most: int,
     steps: int,
     chunk: int,
 ) -> Circuits:
-    """Return the best circuits of `sizes` [S] members seen on the way, the start's included.
+    """Return the best circuits of `sizes` [S] members, at most `most`, seen on the way, the start's
+    included.
 
     Logits move by momentum on gradients of one length each, with steps that fall linearly from
     `rate` to nothing; a prompt stops when none of its circuits gets better.
     """
-    optimiser = optax.chain(
-        optax.trace(decay=0.9),
-        optax.scale_by_schedule(lambda step: 0.1 * (1 - step / steps)),
-    )
+    moves = optimiser(steps)
 
     def one(space: Space, logits: Array) -> Circuits:
         def advance(state: _State) -> _State:
-            mask = jax.vmap(largest)(jnp.where(space.real, state.logits, -jnp.inf), sizes)
-            kl, gain = jax.vmap(partial(kl_and_gain, space))(mask)
-            better = kl < state.best.kl
-            best = Circuits(
-                jnp.where(better[:, None], mask, state.best.mask), jnp.minimum(kl, state.best.kl)
-            )
-            usable = jnp.where(space.real, gain, 0.0)
-            length = jnp.sqrt(jnp.mean(usable**2, axis=1, keepdims=True))
-            update, optimiser_state = optimiser.update(usable / (length + _TINY), state.optimiser)
-            stale = jnp.where(better.any(), 0, state.stale + 1)
-            return _State(
-                state.step + 1, stale, state.logits + rate * update, optimiser_state, best
-            )
+            usable = jnp.where(space.real, state.logits, -jnp.inf)
+            members = jax.vmap(partial(largest_members, most=most))(usable, sizes)
+            now, gain = measure(space, members)
+            better = now.kl < state.best.kl
 
-        none = Circuits(jnp.zeros_like(logits), jnp.full(sizes.shape, jnp.inf))
-        start = _State(jnp.int32(0), jnp.int32(0), logits, optimiser.init(logits), none)
+            def pick(new: Array, old: Array) -> Array:
+                return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+            away = unit(jnp.where(space.real, gain, 0.0))
+            update, moved = moves.update(away, state.optimiser)
+            stale = jnp.where(better.any(), 0, state.stale + 1)
+            best = jax.tree.map(pick, now, state.best)
+            return _State(state.step + 1, stale, state.logits + rate * update, moved, best)
+
+        shape = (len(sizes), most)
+        none = Circuits(
+            jnp.zeros(shape, jnp.int32), jnp.full(sizes.shape, jnp.inf), jnp.zeros(shape)
+        )
+        start = _State(jnp.int32(0), jnp.int32(0), logits, moves.init(logits), none)
         going = lambda state: (state.step < steps) & (state.stale < PATIENCE)  # noqa: E731
         return jax.lax.while_loop(going, advance, start).best
 

@@ -54,14 +54,20 @@ class Space(NamedTuple):
         return self.occurrence >= 0
 
 
-def change_of(space: Space, mask: Float[Array, " P"]) -> Float[Array, "M L W D"]:
-    """Return the `mlp_delta` that keeps each candidate to the share `mask` and removes the rest."""
+def change_of(
+    space: Space, members: Int[Array, " K"], share: Float[Array, " K"] | None = None
+) -> Float[Array, "M L W D"]:
+    """Return the `mlp_delta` that keeps a circuit's members, -1 for none, and removes the rest;
+    with `share`, each member to a share of its change."""
     corruptions, layers, size, d = space.total.shape
-    weight = (space.delta * mask).reshape(corruptions, -1, TILE)
-    written = jnp.einsum("mic,icx->mix", weight, space.rows, precision=_EXACT)
-    at = jax.nn.one_hot(space.position, size, dtype=jnp.float32, axis=0)
-    kept = jnp.einsum("qi,mild->mlqd", at, written.reshape(*written.shape[:2], layers, d))
-    return kept - space.total
+    at = jnp.maximum(members, 0)
+    weight = space.delta[:, at] * (members >= 0)
+    if share is not None:
+        weight = weight * share
+    rows = space.rows.reshape(-1, layers * d)[at]
+    here = jax.nn.one_hot(space.position[at // TILE], size, dtype=jnp.float32, axis=0)
+    kept = jnp.einsum("mqk,kx->mqx", here * weight[:, None], rows, precision=_EXACT)
+    return jnp.moveaxis(kept.reshape(corruptions, size, layers, d), 2, 1) - space.total
 
 
 def kl_at(space: Space, change: Float[Array, "M L W D"]) -> Float[Array, ""]:
@@ -69,23 +75,28 @@ def kl_at(space: Space, change: Float[Array, "M L W D"]) -> Float[Array, ""]:
     return jax.vmap(lambda delta: window_kl(space.model, space.window, delta))(change).mean()
 
 
-def circuit_kl(space: Space, mask: Float[Array, " P"]) -> Float[Array, ""]:
-    """Return KL(clean || circuit) where each candidate is kept to the share `mask`, nats."""
-    return kl_at(space, change_of(space, mask))
+def circuit_kl(space: Space, members: Int[Array, " K"]) -> Float[Array, ""]:
+    """Return KL(clean || circuit), nats."""
+    return kl_at(space, change_of(space, members))
 
 
 def kl_and_gain(
-    space: Space, mask: Float[Array, " P"]
-) -> tuple[Float[Array, ""], Float[Array, " P"]]:
-    """Return a circuit's KL, and by how much each candidate's write lowers it to first order.
+    space: Space, members: Int[Array, "S K"]
+) -> tuple[Float[Array, " S"], Float[Array, "S P"]]:
+    """Return the KL of circuits, and by how much each candidate's write lowers it to first order.
 
     Of a member it is by how much KL would rise if it were dropped. Padding is -inf.
     """
-    value, gradient = jax.value_and_grad(partial(kl_at, space))(change_of(space, mask))
-    here = jnp.moveaxis(gradient[:, :, space.position], 2, 1)
-    here = here.reshape(*here.shape[:2], -1)
-    product = jnp.einsum("mix,icx->mic", here, space.rows, precision=_EXACT)
-    gain = -(space.delta * product.reshape(space.delta.shape)).sum(axis=0)
+    change = jax.vmap(partial(change_of, space))(members)
+    value, gradient = jax.vmap(jax.value_and_grad(partial(kl_at, space)))(change)
+    here = jnp.moveaxis(gradient[:, :, :, space.position], 3, 2)
+
+    # One after another: a product with one vector is several times faster than a narrow matrix's.
+    def product(of: Float[Array, "I LD"]) -> Float[Array, "I tile"]:
+        return jnp.einsum("ix,icx->ic", of, space.rows, precision=_EXACT)
+
+    each = jax.lax.map(product, here.reshape(-1, len(space.position), space.rows.shape[-1]))
+    gain = -(space.delta * each.reshape(len(members), *space.delta.shape)).sum(axis=1)
     return value, jnp.where(space.real, gain, -jnp.inf)
 
 

@@ -1,0 +1,57 @@
+"""Circuits as lists of candidates, with what each costs and what its members are worth.
+
+Shapes: B batch, S circuits of a prompt, P candidates, K the largest circuit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pie_jax.prune.search.space import Space, kl_and_gain
+from pie_jax.prune.selection import NOBODY
+
+
+class Circuits(NamedTuple):
+    """Circuits: `members` candidates, -1 up to K; exact `kl`, nats; `gain` of each member, by how
+    much KL would rise without it to first order, 0 for none."""
+
+    members: Int[Array, "*B S K"]
+    kl: Float[Array, "*B S"]
+    gain: Float[Array, "*B S K"]
+
+
+def measure(space: Space, members: Int[Array, "S K"]) -> tuple[Circuits, Float[Array, "S P"]]:
+    """Return a prompt's circuits measured, and the gain of every candidate at each."""
+    kl, gain = kl_and_gain(space, members)
+    own = jnp.take_along_axis(gain, jnp.maximum(members, 0), axis=1)
+    return Circuits(members, kl, jnp.where(members >= 0, own, 0.0)), gain
+
+
+def best_of(*found: Circuits) -> Circuits:
+    """Return for every prompt and budget the circuit of the lowest exact KL."""
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *found)
+    best = jnp.argmin(stacked.kl, axis=0)
+
+    def pick(values: Array) -> Array:
+        at = best.reshape(1, *best.shape, *[1] * (values.ndim - best.ndim - 1))
+        return jnp.take_along_axis(values, at, axis=0)[0]
+
+    return jax.tree.map(pick, stacked)
+
+
+def largest_members(score: Float[Array, " P"], size: Int[Array, ""], most: int) -> Int[Array, " K"]:
+    """Return the `size` candidates of the largest scores, best first, -1 up to K = `most`; of equal
+    ones, the first; never of -inf."""
+    value, index = jax.lax.top_k(score, min(most, score.shape[0]))
+    chosen = (jnp.arange(len(index)) < size) & (value > -jnp.inf)
+    return jnp.pad(jnp.where(chosen, index, NOBODY), (0, most - len(index)), constant_values=NOBODY)
+
+
+def is_member(members: Int[Array, " K"], count: int) -> Bool[Array, " P"]:
+    """Return which of `count` candidates a circuit holds."""
+    at = jnp.where(members >= 0, members, count)
+    return jnp.zeros(count, bool).at[at].set(True, mode="drop")
