@@ -1,4 +1,4 @@
-"""Mean KL by method and budget on the demo's two tasks: the README's table.
+"""How well circuits of every method do, beside each other: the README's tables.
 
 python -m benchmarks.circuits --json benchmarks/results/circuits.json
 """
@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import typer
-from rich.console import Console
 
-import pie_jax
+from benchmarks.circuit_cases import BASELINE, METHODS, Case, Sizes, cases
+from benchmarks.circuit_figures import figures, random_sizes, stabilities
+from benchmarks.circuit_tables import markdown
 from benchmarks.machine import describe
-from pie_jax.cli.console import kl_table, progress_bar, use_compile_cache
+from pie_jax.cli.console import progress_bar, use_compile_cache
 from pie_jax.cli.options import names, numbers
+from pie_jax.errors import InputError, PieError
 from pie_jax.prune.results import PruneResult
-from pie_jax.tasks import get_task
 
-METHODS = (
-    "auto,learned,staged,integrated-gradients,fap-full,fap-hvp,fap,fap-synergy,relp,factp,"
-    "activation-magnitude,random"
-)
-REFERENCE = Path(__file__).parents[1] / "tests" / "golden" / "reference"
+# By the second run alone everything is compiled, or something is wrong.
+_MOST_RUNS = 3
 
 
 def main(
@@ -35,91 +35,99 @@ def main(
         int, typer.Option(help="Versions of an IOI prompt to find on, and as many to judge on.")
     ] = 4,
     seed: int = 0,
+    only: Annotated[str | None, typer.Option(help="One case, by the name of its folder.")] = None,
     out: Annotated[Path, typer.Option(help="Results folders; resumes.")] = Path("circuits"),
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
-    """Prune held-out pairs of the demo's tasks with every method."""
+    """Prune held-out pairs of the demo's tasks, and the tests' models, with every method."""
     use_compile_cache()
-    chosen, sizes = names(methods), numbers(budgets, "--budgets")
-    tables: dict[str, Any] = {"machine": describe(), "tasks": {}}
-    for name, model, clt, pairs, settings in _cases(count, corruptions, seed):
-        with progress_bar(name) as progress:
-            result = pie_jax.prune(
-                model,
-                clt,
-                pairs,
-                methods=chosen,
-                budgets=sizes,
-                out=out / name.replace(", ", "-").replace(" ", "-"),
-                progress=progress,
-                **settings,
-            )
-        Console().print(name, kl_table(result))
-        tables["tasks"][name] = _figures(result, len(pairs))
-    print(markdown(tables))
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
+    sizes = Sizes(count, names(methods), numbers(budgets, "--budgets"), corruptions, seed)
+    if BASELINE not in sizes.methods:
+        raise InputError(f"--methods: must hold {BASELINE}, which the others stand beside.")
+    tables: dict[str, Any] = {"machine": describe(), "cases": {}}
+    for case in cases(sizes, only):
+        tables["cases"][case.name] = found = measure(case, out)
+        print(markdown(found), flush=True)
+        if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
 
 
-def _cases(
-    count: int, corruptions: int, seed: int
-) -> Iterator[tuple[str, Any, Any, list[pie_jax.Pair], dict[str, Any]]]:
-    """Yield every table's name, model, transcoder, pairs and settings."""
-    model, clt = pie_jax.load_model(), pie_jax.load_transcoder()
-
-    def draw(task: str, versions: int) -> list[pie_jax.Pair]:
-        return get_task(task).generate(
-            count,
-            seed=seed,
-            tokenizer=model.tokenizer,
-            n_corruptions=versions,
-            split="heldout",
-        )
-
-    for task in ("ioi", "docstring"):
-        yield task, model, clt, draw(task, 1), {}
-    if corruptions:
-        name = f"ioi, found on {corruptions} corruptions, judged on {corruptions} unseen"
-        yield name, model, clt, draw("ioi", 2 * corruptions), {"judge_corruptions": "unseen"}
-    for family in ("llama", "gemma2"):
-        folder = REFERENCE / family
-        parts = pie_jax.load_model(folder / "model"), pie_jax.load_transcoder(folder / "clt")
-        yield f"reference {family}", *parts, pie_jax.load_pairs(folder / "prompts.jsonl"), {}
+def measure(case: Case, out: Path) -> dict[str, Any]:
+    """Return the figures of a case; its runs are folders of `out`, where they resume."""
+    result = _run(case, out / case.name)
+    sizes = random_sizes(result)
+    random = _run(
+        case,
+        out / f"{case.name}-random",
+        methods=("random",),
+        budgets=sizes,
+        judge_zero_features=False,
+    )
+    found = {"title": case.title, **figures(result, random), **_seconds(case, out, result)}
+    if case.unseen:
+        swapped = _run(case.swapped(), out / f"{case.name}-swapped")
+        seeded = _run(case, out / f"{case.name}-seed", seed=case.settings["seed"] + 1)
+        found["stability"] = {
+            "corruptions": stabilities(result, swapped),
+            "seed": stabilities(result, seeded),
+        }
+    return found
 
 
-def _figures(result: PruneResult, pairs: int) -> dict[str, Any]:
-    null = result.null()
-    summary = {
-        method: {budget: None if mean is None else mean._asdict() for budget, mean in row.items()}
-        for method, row in result.summary().items()
+def _run(case: Case, folder: Path, **settings: Any) -> PruneResult:
+    with progress_bar(folder.name) as progress:
+        return case.prune(out=folder, progress=progress, **settings)
+
+
+def _seconds(case: Case, out: Path, first: PruneResult) -> dict[str, Any]:
+    """Return every method's seconds a prompt, of all budgets: alone, where all is compiled; and
+    in the first run, which compiles or reads what was compiled before, and where what methods
+    share is counted with the first of them."""
+    file = out / f"{case.name}.seconds.json"
+    if not file.exists():
+        alone = {name: _compiled_seconds(case, name) for name in case.settings["methods"]}
+        file.write_text(json.dumps(alone) + "\n", encoding="utf-8")
+    stages = first.record["seconds"]
+    found = {
+        "seconds_per_prompt": json.loads(file.read_text(encoding="utf-8")),
+        "seconds_per_prompt_first_run": {
+            m: stages[f"method {m}"]
+            for m in case.settings["methods"]
+            # Nothing of batches that an interrupted run had finished.
+            if f"method {m}" in stages
+        },
     }
-    seconds = result.record["seconds"]
     return {
-        "pairs": pairs,
-        # Of all budgets together, compiling included.
-        "seconds_per_prompt": {m: round(seconds[f"method {m}"] / pairs, 4) for m in summary},
-        "stage_seconds": seconds,
-        "null": None if null is None else null._asdict(),
-        "kl_last": summary,
+        name: {method: round(value / len(case.pairs), 4) for method, value in row.items()}
+        for name, row in found.items()
     }
 
 
-def markdown(tables: dict[str, Any]) -> str:
-    """Return the tables as the README shows them."""
-    lines = []
-    for task, figures in tables["tasks"].items():
-        budgets = list(next(iter(figures["kl_last"].values())))
-        lines += [
-            f"\n{task}: {figures['pairs']} pairs; nothing kept: {figures['null']['mean']:.2f}\n",
-            "| method | " + " | ".join(f"K = {b}" for b in budgets) + " | s a prompt |",
-            "|---" * (len(budgets) + 2) + "|",
-        ]
-        for method, row in figures["kl_last"].items():
-            cells = [f"{m['mean']:.3f} [{m['low']:.2f}, {m['high']:.2f}]" for m in row.values()]
-            seconds = f"{figures['seconds_per_prompt'][method]:.3f}"
-            lines.append(f"| {method} | " + " | ".join([*cells, seconds]) + " |")
-    return "\n".join(lines)
+def _compiled_seconds(case: Case, method: str) -> float:
+    """Return how long a method alone takes on all pairs in a run that compiles nothing."""
+    for _ in range(_MOST_RUNS):
+        with progress_bar(f"{case.name}, {method} timed") as bar, _compilations() as compiled:
+            result = case.prune(methods=(method,), progress=bar)
+        if not compiled:
+            return result.record["seconds"][f"method {method}"]
+    raise PieError(f"{case.name}: {method} compiles in every run; its shapes must not change.")
+
+
+@contextmanager
+def _compilations() -> Iterator[list[str]]:
+    """Yield a list that fills with what is traced or compiled meanwhile."""
+    seen: list[str] = []
+
+    def listen(event: str, _: float, **__: object) -> None:
+        if event.startswith("/jax/core/compile"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from pie_jax.prune.results import PruneResult
 
 # Three batches of one shape, the last with seven rows of padding.
 PAIRS = tiny_pairs([12] * 17, seed=7)
-OPTIONS = PruneOptions(methods=("fap", "random"), budgets=(4, 8), batch_size=8)
+OPTIONS = PruneOptions(
+    methods=("fap", "random"), budgets=(4, 8), batch_size=8, judge_zero_features=True
+)
 _COLLECTIVES = (
     *("all-reduce", "all-gather", "all-to-all", "reduce-scatter"),
     *("collective-permute", "collective-broadcast"),

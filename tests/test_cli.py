@@ -42,9 +42,12 @@ def test_generated_pairs_go_through_prune(monkeypatch, tmp_path):
     assert pie(monkeypatch, "tasks", "docstring", "-n", 3, "--seed", 5, "--out", pairs) == 0
     assert len(pairs.read_text().splitlines()) == 3
     command = ["prune", "--pairs", pairs, "--method", "fap", "--budget", "5", "--out", out]
-    assert pie(monkeypatch, *command, "--corruption", "zero-features", "--gradient", "full") == 0
+    rest = ("--corruption", "zero-features", "--gradient", "full", "--judge-zero-features")
+    assert pie(monkeypatch, *command, *rest) == 0
     config = json.loads((out / "run.json").read_text())["config"]
     assert (config["corruption"], config["gradient"]) == ("zero-features", "full")
+    assert config["judge_zero_features"] is True
+    assert pq.read_table(out / "behaviour.parquet")["kl_zero"].null_count == 0
 
 
 def test_skipped_pairs_are_counted_and_named(monkeypatch, tmp_path, capsys):

@@ -29,6 +29,7 @@ from pie_jax.prune.on_mesh import on_mesh
 from pie_jax.prune.passes import (
     attribute,
     circuit_behaviour,
+    circuit_kl_last,
     end_points,
     metric_gradients,
     removal_metrics,
@@ -200,6 +201,7 @@ def test_measuring_over_data_sends_nothing(tiny: Tiny):
         end_points.lower(problem, total, METRIC),
         removal_metrics.lower(problem, sets, METRIC, 2),
         circuit_behaviour.lower(problem, total, sets, METRIC, 2),
+        circuit_kl_last.lower(problem, total, sets, 2),
     ):
         assert collectives(lowered.compile()) == set()
     assert shard_shares(total) == {1 / 8}

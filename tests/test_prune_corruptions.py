@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from prune_helpers import prepare, tiny_model, tiny_pairs, tiny_transcoder
+from prune_helpers import (
+    SlowPrompt,
+    columns,
+    places,
+    prepare,
+    rows_where,
+    tiny_model,
+    tiny_pairs,
+    tiny_transcoder,
+)
 
 import pie_jax
 from pie_jax.errors import InputError
@@ -70,6 +79,69 @@ def test_a_run_is_judged_on_the_unseen_version(model_and_transcoder):
     _, null = judged.ends
     found = unseen.behaviour["kl_last_null"].to_numpy()
     np.testing.assert_allclose(np.unique(found), np.unique(null.kl_last), rtol=1e-5)
+
+
+# What is not kept at zero
+
+
+def slow_kl_at_zero(inputs, transcoder, result) -> np.ndarray:
+    """Return the KL of every row of `behaviour`, a slow pass each."""
+    kept, out = columns(result.selections), []
+    slow = [SlowPrompt(inputs, transcoder, index) for index in range(len(inputs.rows))]
+    for one, clean in zip(slow, inputs.occurrences.clean, strict=True):
+        one.delta = clean.tolist()
+    behaviour = columns(result.behaviour)
+    for prompt, method, budget in zip(
+        *(behaviour[name] for name in ("prompt", "method", "budget")), strict=True
+    ):
+        one = slow[prompt]
+        mine = places(rows_where(kept, prompt=prompt, method=method, budget=budget))
+        every = places({name: np.array(getattr(one, name)) for name in OCCURRENCE})
+        out.append(one.kl(np.flatnonzero(~np.isin(every, mine))))
+    return np.array(out)
+
+
+OCCURRENCE = ("layer", "position", "feature")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("judge", ["same", "unseen"])
+def test_kl_at_zero_is_that_of_slow_passes(model_and_transcoder, judge: str, plain: bool):
+    """Within 1e-5 of the largest, with rows of padding and one circuit at a time."""
+    model, transcoder = model_and_transcoder
+    pairs = three_versions()
+    options = replace(
+        OPTIONS,
+        methods=("fap", "random"),
+        budgets=(12, 4),
+        judge_zero_features=True,
+        judge_corruptions=judge,
+        plain=plain,
+        batch_size=3,
+        chunk_bytes=1,
+    )
+    result = pie_jax.prune(model, transcoder, pairs, options)
+    expected = slow_kl_at_zero(prepare(model, transcoder, pairs, options), transcoder, result)
+    found = result.behaviour["kl_zero"].to_numpy()
+    assert expected.min() > 0.01
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * expected.max())
+    assert not np.allclose(found, result.behaviour["kl_last"].to_numpy(), rtol=0.01)
+
+
+def test_kl_at_zero_is_the_kl_of_a_run_without_corrupted_prompts(model_and_transcoder):
+    """Clean activations alone choose, so that both runs keep the same."""
+    pairs = tiny_pairs([16, 9, 12], seed=4)
+    settings = {"methods": ("activation-magnitude",), "budgets": (4, 12), "batch_size": 3}
+    judged = pie_jax.prune(*model_and_transcoder, pairs, judge_zero_features=True, **settings)
+    settings["corruption"] = "zero-features"
+    run = pie_jax.prune(*model_and_transcoder, pairs, judge_zero_features=True, **settings)
+    same = [columns(result.selections) for result in (judged, run)]
+    np.testing.assert_array_equal(*map(places, same))
+    kl = run.behaviour["kl_last"].to_numpy()
+    np.testing.assert_allclose(judged.behaviour["kl_zero"].to_numpy(), kl, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(run.behaviour["kl_zero"].to_numpy(), kl)
+    unasked = pie_jax.prune(*model_and_transcoder, pairs, **settings)
+    assert unasked.behaviour["kl_zero"].null_count == len(kl)
 
 
 def test_what_cannot_be_kept_aside_is_refused(model_and_transcoder):

@@ -255,6 +255,7 @@ JITTED = {
     "read_windows": passes.read_windows,
     "cone_metrics": cone_pass.cone_metrics,
     "circuit_behaviour": passes.circuit_behaviour,
+    "circuit_kl_last": passes.circuit_kl_last,
     "end_points": passes.end_points,
     "_union": occurrences._union,
     "sweep": acdc.sweep,
@@ -294,6 +295,7 @@ def test_other_prompts_of_the_same_shape_compile_nothing(
         synergy=SynergyOptions(3.0, 50.0, 6, 4, 2),
         acdc=AcdcOptions(256, 2),
         search=SearchOptions(candidates=32, steps=3),
+        judge_zero_features=True,
         batch_size=3,
     )
 

@@ -20,6 +20,7 @@ from pie_jax.models.transformer import parameter_count
 from pie_jax.prune import memory_plan as memory
 from pie_jax.prune import occurrences, passes, shard_cones
 from pie_jax.prune.batches import batches
+from pie_jax.prune.corruptions import rest_at_zero
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.memory_plan import Load, Shapes
 from pie_jax.prune.methods import METHODS, run_method
@@ -32,7 +33,7 @@ from pie_jax.tasks import Pair, encode_pairs, get_task
 from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.stored import Transcoder
 
-OPTIONS = PruneOptions(methods=("fap", "fap-synergy"), budgets=(4, 8))
+OPTIONS = PruneOptions(methods=("fap", "fap-synergy"), budgets=(4, 8), judge_zero_features=True)
 GIB = 1 << 30
 
 
@@ -122,6 +123,11 @@ def test_what_stages_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     circuits = taken(
         passes.circuit_behaviour, problem, inputs.total, jax.numpy.asarray(padded), metric, chunk
     )
+    whole = rest_at_zero(inputs)
+    at_zero, side_by_side = whole._chunks(kept)
+    judged = whole.total.nbytes + taken(
+        passes.circuit_kl_last, whole.problem, whole.total, jax.numpy.asarray(at_zero), side_by_side
+    )
     cones = shard_cones.cone_metrics
     removals = []
 
@@ -138,6 +144,7 @@ def test_what_stages_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     real = {
         "gradients and scores": scores,
         "circuits and logits": circuits,
+        "judging at zero": max(judged, taken(passes.total_writes, whole.problem)),
         "streams of removals": max(removals),
         "encoding": encoding,
     }
@@ -211,6 +218,9 @@ def test_seconds_are_operations_and_bytes_over_rates():
     positions = 4 * load.tokens
     assert done.prepare == positions * (2 * token + encoding)
     assert done.compute == positions * (2 * token + 2 * 128256 * 2048)
+    at_zero = work(REAL, load, replace(options, judge_zero_features=True))
+    # One more run of the whole prompt, and logits at its end.
+    assert at_zero.compute - done.compute == positions * token + 4 * 2 * 128256 * 2048
     fast = seconds(REAL, load, options, "device", Rates(1e12, 1e30, None))
     assert fast.prepare == pytest.approx(done.prepare / 1e12)
     assert fast.compute == pytest.approx(done.compute / 1e12)

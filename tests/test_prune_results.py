@@ -52,6 +52,7 @@ TYPES = {
         "faithfulness": FLOAT,
         "completeness": FLOAT,
         "kl_last_null": FLOAT,
+        "kl_zero": FLOAT,
         "undefined": pa.string(),
     },
     "features": {
@@ -86,7 +87,8 @@ def test_columns_and_types(run: SimpleNamespace, name: str):
         found = {field.name: field.type for field in table.schema}
         assert list(found.items()) == list(TYPES[name].items())
         for column in table.schema.names:
-            assert table[column].null_count == (len(table) if column == "undefined" else 0)
+            empty = column in ("kl_zero", "undefined")
+            assert table[column].null_count == (len(table) if empty else 0)
 
 
 def test_loading_gives_the_same(run: SimpleNamespace):
@@ -203,12 +205,12 @@ def part(seed: int, prompts: list[int], faithfulness: list[float]) -> dict[str, 
         for method in (0, 1):
             for rank, n in enumerate(rng.choice(8, 3, replace=False), start=1):
                 kept.append((prompt, method, 3, *found[n], rank, rng.standard_normal()))
-            behaviour.append((prompt, method, 3, rng.random(), share, share))
+            behaviour.append((prompt, method, 3, rng.random(), share, share, rng.random()))
     names = ("prompt", *OCCURRENCE, "activation_clean", "activation_corrupted", "fap")
     return {
         "scores": as_columns(names, scores),
         "selections": as_columns((*KEYS, *OCCURRENCE, "rank", "score"), kept),
-        "behaviour": as_columns((*KEYS, "kl_last", "faithfulness", "completeness"), behaviour),
+        "behaviour": as_columns((*KEYS, *MEASURES), behaviour),
     }
 
 
@@ -225,6 +227,7 @@ def as_columns(names: tuple[str, ...], rows: list[tuple]) -> Columns:
 
 
 METHODS = ("fap", "random")
+MEASURES = ("kl_last", "faithfulness", "completeness", "kl_zero")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -25,10 +25,10 @@ def compare(
     pie-jax compare results
     pie-jax compare seed-0 seed-1 --baseline fap --plot kl.svg
     """
-    from pie_jax.prune.comparison import area_table, chart, kl_rows, load_runs, stability_table
+    from pie_jax.prune.comparison import chart, load_runs, run_tables, stability_table
 
     results = load_runs(runs, baseline)
-    for title, table in (*kl_rows(results, baseline), area_table(results, baseline)):
+    for title, table in run_tables(results, baseline):
         console.print(title)
         console.print(table)
     if len(results) > 1:

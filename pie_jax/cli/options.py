@@ -27,6 +27,13 @@ Methods = Annotated[
 Budgets = Annotated[
     str, typer.Option("--budget", help="Comma-separated numbers of occurrences to keep.")
 ]
+JudgeZeroFeatures = Annotated[
+    bool,
+    typer.Option(
+        "--judge-zero-features",
+        help="Judge also with what is not kept at zero activation (column kl_zero).",
+    ),
+]
 BatchSize = Annotated[
     int, typer.Option(help="Prompts side by side; on a mesh rounded up to a multiple of `data`.")
 ]

@@ -42,6 +42,7 @@ def plan(
     ] = 64.0,
     method: opt.Methods = "fap,fap-synergy,relp,activation-magnitude,random",
     budget: opt.Budgets = "50,100,200,400,800",
+    judge_zero_features: opt.JudgeZeroFeatures = False,
     dtype: opt.Dtype = "float32",
 ) -> None:
     """Say what a pruning run takes and where it goes; no weights are loaded.
@@ -68,6 +69,7 @@ def plan(
         methods=opt.names(method),
         budgets=opt.numbers(budget, "--budget"),
         batch_size=8 if batch_size is None else batch_size,
+        judge_zero_features=judge_zero_features,
     )
     check_options(settings)
     device = parse_size(device_memory, "--device-memory")

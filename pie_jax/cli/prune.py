@@ -31,6 +31,7 @@ def prune(
     judge_corruptions: Annotated[
         str, typer.Option(help="Judge on the same corruptions, or keep half unseen for judging.")
     ] = "same",
+    judge_zero_features: opt.JudgeZeroFeatures = False,
     gradient: Annotated[
         str, typer.Option(help="FAP's gradient: frozen (as published) or full.")
     ] = "frozen",
@@ -84,6 +85,7 @@ def prune(
         metric=metric,
         corruption=corruption,
         judge_corruptions=judge_corruptions,
+        judge_zero_features=judge_zero_features,
         gradient=gradient,
         scope_layers=scope_layers,
         on_bad_pair=on_bad_pair,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -12,17 +14,19 @@ from rich.table import Table
 from pie_jax.errors import InputError
 from pie_jax.prune.folder import load_result
 from pie_jax.prune.measures import (
+    Size,
     area,
     by_prompt,
     compression,
     faithfulness_areas,
+    kl_ratios,
     paired_difference,
-    size_for,
+    sizes_for_baseline,
     stability,
     unique_features,
 )
 from pie_jax.prune.results import PruneResult
-from pie_jax.prune.statistics import Mean, bootstrap_mean
+from pie_jax.prune.statistics import Mean, bootstrap_mean, bootstrap_ratio
 from pie_jax.report.line_chart import Series, line_chart
 
 Runs = dict[str, PruneResult]
@@ -47,50 +51,76 @@ def methods(result: PruneResult) -> list[str]:
     return list(dict.fromkeys(result.behaviour["method"].to_pylist()))
 
 
-def kl_rows(runs: Runs, baseline: str) -> Iterator[tuple[str, Table]]:
-    """Yield for every run its mean KL by method and budget, and what the numbers stand for."""
+def run_tables(runs: Runs, baseline: str) -> Iterator[tuple[str, Table]]:
+    """Yield for every run a table a measure, by method and budget, one over all budgets, and what
+    each stands for."""
     for name, result in runs.items():
-        summary = result.summary()
-        budgets = sorted({budget for row in summary.values() for budget in row})
-        table = Table("method", *(f"K = {budget}" for budget in budgets))
-        for method, row in summary.items():
-            table.add_row(method, *(_words(row.get(budget)) for budget in budgets))
-        config = result.record.get("config", {})
-        judged = config.get("judge_corruptions", "same")
-        title = f"{name}: KL(clean || circuit) at the last position, nats; judged on {judged} "
-        yield title + f"corruptions ({config.get('corruption', 'corrupted-prompt')})", table
+        budgets = sorted(set(result.behaviour["budget"].to_pylist()))
+        for title, rows in _measures(result, baseline):
+            table = Table("method", *(f"K = {budget}" for budget in budgets))
+            for method, words in rows.items():
+                table.add_row(method, *(words[budget] for budget in budgets))
+            yield f"{name}: {title}", table
+        title = f"area: mean KL over log K, and beside {baseline}'s; unique: at K = {budgets[-1]}"
+        yield f"{name}: {title}", _areas(result, baseline)
 
 
-def area_table(runs: Runs, baseline: str) -> tuple[str, Table]:
-    """Return the measures over all budgets: areas, paired differences, sizes at equal KL."""
-    table = Table(
-        "run", "method", "area", f"area - {baseline}", "CPR", "CMD", "K for its last KL",
-        "x random", "unique",
-    )  # fmt: skip
-    for name, result in runs.items():
-        budgets, base = by_prompt(result, baseline, "kl_last")
-        counts = occurrence_counts(result)
-        level, last = float(base[:, -1].mean()), int(budgets[-1])
-        for method in methods(result):
-            _, values = by_prompt(result, method, "kl_last")
-            _, faithful = by_prompt(result, method, "faithfulness")
-            cpr, cmd = faithfulness_areas(budgets, counts, faithful)
-            own = area(budgets, values)
-            size, factor = (
-                size_for(budgets, values.mean(0), level),
-                compression(result, method)[last],
-            )
-            table.add_row(
-                name, method, _words(bootstrap_mean(own)),
-                _words(paired_difference(own, area(budgets, base))),
-                _words(bootstrap_mean(cpr)), _words(bootstrap_mean(cmd)),
-                _number(size), _number(factor), str(unique_features(result, method, last)),
-            )  # fmt: skip
-    title = (
-        f"area: mean KL over log K; K at which the mean KL reaches {baseline}'s at the largest K; "
-        "how many times larger a random set of equal KL is, and unique features, at the largest K"
-    )
-    return title, table
+# A measure's words by method and budget.
+Words = dict[str, dict[int, str]]
+
+
+def _measures(result: PruneResult, baseline: str) -> Iterator[tuple[str, Words]]:
+    """Yield the measures that a run has."""
+    names, config = methods(result), result.record.get("config", {})
+    kind = config.get("corruption", "corrupted-prompt")
+    judged = f"judged on {config.get('judge_corruptions', 'same')} corruptions ({kind})"
+    title = f"KL(clean || circuit) at the last position, nats; {judged}"
+    yield title, _means(result, "kl_last")
+    title = f"mean KL divided by {baseline}'s"
+    yield title, {name: _every(_words, kl_ratios(result, name, baseline)) for name in names}
+    title = f"features that reach {baseline}'s KL at K, divided by K"
+    sizes = {name: sizes_for_baseline(result, name, baseline) for name in names}
+    yield title, {name: _every(_size, each) for name, each in sizes.items()}
+    if "random" in names:
+        title = "how many times more features a random active set of equal KL has"
+        yield title, {name: _every(_size, compression(result, name)) for name in names}
+    title = "completeness: the share of the behaviour that is left without the circuit"
+    yield title, _means(result, "completeness")
+    if has_kl_zero(result):
+        title = "KL with what is not kept at zero activation, nats"
+        yield title, _means(result, "kl_zero")
+
+
+def has_kl_zero(result: PruneResult) -> bool:
+    """Tell whether a run was judged with what is not kept at zero."""
+    table = result.behaviour
+    return "kl_zero" in table.schema.names and table["kl_zero"].null_count < len(table)
+
+
+def _means(result: PruneResult, measure: str) -> Words:
+    words = partial(_words, of=len(result.behaviour["prompt"].unique()))
+    return {method: _every(words, row) for method, row in result.summary(measure).items()}
+
+
+def _areas(result: PruneResult, baseline: str) -> Table:
+    """Return the measures over all budgets: areas, and what sets them beside the baseline's."""
+    table = Table("method", "area", "difference", "ratio", "CPR", "CMD", "unique")
+    budgets, base = by_prompt(result, baseline, "kl_last")
+    counts = occurrence_counts(result)
+    last, beside = int(budgets[-1]), area(budgets, base)
+    for method in methods(result):
+        _, values = by_prompt(result, method, "kl_last")
+        _, faithful = by_prompt(result, method, "faithfulness")
+        own = area(budgets, values)
+        means = (
+            bootstrap_mean(own),
+            paired_difference(own, beside),
+            bootstrap_ratio(own, beside),
+            *map(bootstrap_mean, faithfulness_areas(budgets, counts, faithful)),
+        )
+        unique = str(unique_features(result, method, last))
+        table.add_row(method, *(_words(mean, len(own)) for mean in means), unique)
+    return table
 
 
 def stability_table(runs: Runs) -> tuple[str, Table]:
@@ -100,8 +130,8 @@ def stability_table(runs: Runs) -> tuple[str, Table]:
     table = Table("run", "method", *(f"K = {budget}" for budget in budgets))
     for name, other in others:
         for method in methods(result):
-            values = [_words(stability(result, other, method, budget)) for budget in budgets]
-            table.add_row(name, method, *values)
+            values = (stability(result, other, method, budget) for budget in budgets)
+            table.add_row(name, method, *map(_words, values))
     return f"Jaccard index of kept sets with {first}", table
 
 
@@ -121,9 +151,17 @@ def occurrence_counts(result: PruneResult) -> np.ndarray:
     return np.unique(result.scores["prompt"].to_numpy(), return_counts=True)[1]
 
 
-def _words(mean: Mean | None) -> str:
-    return "–" if mean is None else f"{mean.mean:.3f} [{mean.low:.2f}, {mean.high:.2f}]"
+def _words(mean: Mean | None, of: int | None = None) -> str:
+    """Return a mean with its interval, and its n where fewer than `of` are defined."""
+    if mean is None:
+        return "–"
+    fewer = "" if of is None or mean.n == of else f" (n {mean.n})"
+    return f"{mean.mean:.3f} [{mean.low:.2f}, {mean.high:.2f}]{fewer}"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _size(size: Size | None) -> str:
+    return "–" if size is None else f"{size.bound} {size.value:.2f}".strip()
+
+
+def _every(words: Callable[[Any], str], values: dict[int, Any]) -> dict[int, str]:
+    return {budget: words(value) for budget, value in values.items()}

@@ -1,8 +1,11 @@
-"""Which corrupted versions a circuit is found on, and which it is judged on."""
+"""What a circuit is found on, and what it is judged on."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
 
@@ -30,3 +33,23 @@ def _only(inputs: PruneInputs, use: slice) -> PruneInputs:
     problem = inputs.problem._replace(delta=inputs.problem.delta[:, use])
     occurrences = replace(inputs.occurrences, corrupted=inputs.occurrences.corrupted[:, use])
     return PruneInputs(problem, inputs.prompts, occurrences, inputs.rows, inputs.options)
+
+
+def rest_at_zero(inputs: PruneInputs) -> PruneInputs:
+    """Return what judges where removing an occurrence takes it to zero instead of to its corrupted
+    activation.
+
+    What is active before the window, where no corruption changes anything, is removed too: prompts
+    are run whole.
+    """
+    found, problem = inputs.occurrences, inputs.problem
+    clean = found.clean[:, None]
+    whole = problem._replace(
+        prompt=inputs.prompts,
+        writes=problem.writes._replace(position=inputs.put(found.position)),
+        delta=inputs.put(clean),
+        before=jnp.zeros_like(problem.before),
+        window=None,
+    )
+    at_zero = replace(found, corrupted=np.zeros_like(clean))
+    return PruneInputs(whole, inputs.prompts, at_zero, inputs.rows, inputs.options)

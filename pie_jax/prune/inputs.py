@@ -18,6 +18,7 @@ from pie_jax.prune.passes import (
     Behaviour,
     attribute,
     circuit_behaviour,
+    circuit_kl_last,
     end_points,
     metric_gradients,
     removal_metrics,
@@ -140,6 +141,12 @@ class PruneInputs:
         )
         cut = jax.tree.map(lambda x: fetch(x)[:, :count], result)
         return cut, fetch(complement)[:, :count]
+
+    def kl_last(self, kept: np.ndarray) -> np.ndarray:
+        """Return the KL of circuits [B, S, K] at the last position in nats, [B, S]."""
+        padded, chunk = self._chunks(kept)
+        kl = circuit_kl_last(self.problem, self.total, self.put(padded), chunk)
+        return fetch(kl)[:, : kept.shape[1]]
 
     def put(self, values: np.ndarray) -> jax.Array:
         """Move a host array [B, ...] to the devices that hold the batch; `mesh.fetch` is back."""

@@ -5,10 +5,20 @@ Arrays are [prompts, budgets]; NaN is undefined and stays so. Intervals are over
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from pie_jax.prune.results import PruneResult
-from pie_jax.prune.statistics import Mean, bootstrap_mean
+from pie_jax.prune.statistics import Mean, bootstrap_mean, bootstrap_ratio
+
+
+class Size(NamedTuple):
+    """How many features, or how many times as many; `bound` is `≤` or `>` where the run's budgets
+    only bound it."""
+
+    value: float
+    bound: str = ""
 
 
 def by_prompt(result: PruneResult, method: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -35,20 +45,34 @@ def area(budgets: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.trapezoid(values, log, axis=1) / (log[-1] - log[0])
 
 
-def size_for(budgets: np.ndarray, mean: np.ndarray, level: float) -> float | None:
-    """Return the least K at which a mean KL [K] is at most `level`; None where it never is.
+def size_for(budgets: np.ndarray, mean: np.ndarray, level: float) -> Size | None:
+    """Return the least K at which a mean KL [K] is at most `level`; None for a level of no KL.
 
-    Between budgets log K and log KL are interpolated.
+    Between budgets log K and log KL are interpolated; beyond them there is a bound.
     """
-    below = np.flatnonzero(mean <= level)
-    if len(below) == 0 or level <= 0:
+    if not level > 0:
         return None
+    below = np.flatnonzero(mean <= level)
+    if len(below) == 0:
+        return Size(float(budgets[-1]), ">")
     after = int(below[0])
     if after == 0:
-        return float(budgets[0])
+        return Size(float(budgets[0]), "≤" if mean[0] < level else "")
     x, y = np.log(budgets[after - 1 : after + 1]), np.log(np.maximum(mean[after - 1 :][:2], 1e-12))
     share = (y[0] - np.log(level)) / (y[0] - y[1])
-    return float(np.exp(x[0] + share * (x[1] - x[0])))
+    return Size(float(np.exp(x[0] + share * (x[1] - x[0]))))
+
+
+def sizes_for_equal_kl(
+    budgets: np.ndarray, mean: np.ndarray, of: np.ndarray, levels: np.ndarray
+) -> dict[int, Size | None]:
+    """Return by budget in `of` how many times as many features a method of mean KL [K] needs to
+    reach another one's KL there, `levels`."""
+    out: dict[int, Size | None] = {}
+    for budget, level in zip(of.tolist(), levels, strict=True):
+        size = size_for(budgets, mean, float(level))
+        out[budget] = None if size is None else Size(size.value / budget, size.bound)
+    return out
 
 
 def faithfulness_areas(
@@ -69,18 +93,34 @@ def faithfulness_areas(
     return cpr, cmd
 
 
-def compression(result: PruneResult, method: str) -> dict[int, float | None]:
+def sizes_for_baseline(result: PruneResult, method: str, baseline: str) -> dict[int, Size | None]:
+    """Return by budget K how many features, as a share of K, reach the baseline's mean KL at K."""
+    budgets, values = by_prompt(result, method, "kl_last")
+    of, levels = by_prompt(result, baseline, "kl_last")
+    return sizes_for_equal_kl(budgets, values.mean(axis=0), of, levels.mean(axis=0))
+
+
+def compression(
+    result: PruneResult, method: str, random: PruneResult | None = None
+) -> dict[int, Size | None]:
     """Return by budget how many times more features a random active set of equal mean KL has.
 
-    None where the run has no `random`, or random sets of its budgets never get there.
+    `random` is a run of that method on the same prompts, with other budgets; by default it is
+    `result`, and there is nothing where that has none.
     """
+    sizes, values = by_prompt(random or result, "random", "kl_last")
+    if len(sizes) == 0:
+        return {}
+    of, levels = by_prompt(result, method, "kl_last")
+    return sizes_for_equal_kl(sizes, values.mean(axis=0), of, levels.mean(axis=0))
+
+
+def kl_ratios(result: PruneResult, method: str, baseline: str) -> dict[int, Mean | None]:
+    """Return by budget the mean KL by the baseline's, with an interval over the same prompts."""
     budgets, values = by_prompt(result, method, "kl_last")
-    sizes, random = by_prompt(result, "random", "kl_last")
-    out: dict[int, float | None] = {}
-    for budget, level in zip(budgets.tolist(), values.mean(axis=0), strict=True):
-        size = size_for(sizes, random.mean(axis=0), float(level)) if len(sizes) else None
-        out[budget] = None if size is None else size / budget
-    return out
+    _, base = by_prompt(result, baseline, "kl_last")
+    columns = zip(budgets.tolist(), values.T, base.T, strict=True)
+    return {budget: bootstrap_ratio(one, other) for budget, one, other in columns}
 
 
 def paired_difference(one: np.ndarray, other: np.ndarray) -> Mean | None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pie_jax.buckets import bucket
 from pie_jax.kernels import TILE
+from pie_jax.kernels.writes import _CHUNK
 from pie_jax.models.config import ModelConfig
 from pie_jax.prune.inputs import _STREAM_BYTES
 from pie_jax.prune.occurrences import _LEAST_CAPACITY, _LEAST_TILES
@@ -209,6 +210,21 @@ def circuit_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
     return _WORD * load.batch * (chunk * load.versions * one + 2 * logits)
 
 
+def judge_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
+    """Return what judging with the rest at zero takes, on whole prompts: what all occurrences
+    write, and the larger of the rows and positions gathered for it and of each circuit's writes,
+    members' rows, one layer and last logits."""
+    if not options.judge_zero_features or options.corruption == "zero-features":
+        return 0
+    whole, config = replace(load, versions=1, window=load.tokens), shapes.model
+    gathered = min(occurrences(shapes, load), _CHUNK) * (config.d_model + 2 * load.tokens)
+    layer = load.tokens * (4 * config.d_model + 3 * config.d_mlp)
+    writes = 2 * config.num_layers * load.tokens * config.d_model
+    one = writes + max(options.budgets) * config.d_model + layer + 4 * config.vocab_size
+    circuits = circuits_at_once(shapes, whole, options) * one
+    return total_writes_bytes(shapes, whole) + _WORD * load.batch * max(gathered, circuits)
+
+
 def working_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> dict[str, int]:
     """Return what each stage takes while it lasts, beside the batch's arrays."""
     return {
@@ -216,6 +232,7 @@ def working_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> dict[str
         "streams of removals": removal_bytes(shapes, load, options),
         "acdc's tests": sweep_bytes(shapes, load, options),
         "circuits and logits": circuit_bytes(shapes, load, options),
+        "judging at zero": judge_bytes(shapes, load, options),
     }
 
 

@@ -80,6 +80,7 @@ class PruneOptions:
     metric: str = "logit-diff"  # or logsumexp
     corruption: str = "corrupted-prompt"  # or zero-features
     judge_corruptions: str = "same"  # or unseen: half are kept aside for judging
+    judge_zero_features: bool = False  # also with what is not kept at zero: `kl_zero`
     gradient: str = "frozen"  # or full
     scope_layers: str = "global"  # or per-layer
     synergy: SynergyOptions = SynergyOptions()

@@ -180,6 +180,31 @@ def circuit_behaviour(
     return over_prompts(one, problem, total, kept)
 
 
+@partial(jax.jit, static_argnames="chunk")
+def circuit_kl_last(
+    problem: Problem,
+    total: Float[Array, "B M L W D"],
+    kept: Int[Array, "B S K"],
+    chunk: int,
+) -> Float[Array, "B S"]:
+    """Return the KL at the last position with only each set kept, in nats: of `circuit_behaviour`
+    that alone, without the complement."""
+
+    def one(problem: Problem, total: Array, kept: Array) -> Array:
+        clean = last_logits(problem.model, problem.clean(), problem.prompt)
+
+        def evaluate(members: Array) -> Array:
+            def under(delta: Array, total: Array) -> Array:
+                without = problem.removed(delta, members)
+                return kl_at_last(problem, clean, -total - without)
+
+            return mean_over_corruptions(under, problem.delta, total)
+
+        return map_sets(evaluate, kept, chunk)
+
+    return over_prompts(one, problem, total, kept)
+
+
 @partial(jax.jit, static_argnames="metric")
 def end_points(
     problem: Problem, total: Float[Array, "B M L W D"], metric: Metric

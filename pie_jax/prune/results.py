@@ -69,6 +69,8 @@ def assemble(parts: Sequence[dict[str, Columns]], methods: Sequence[str]) -> dic
     reason = ["metric_clean equals metric_null" if missing else None for missing in undefined]
     for name in ("faithfulness", "completeness"):
         behaviour[name] = pa.array(behaviour[name], mask=undefined)
+    kl_zero = behaviour["kl_zero"]
+    behaviour["kl_zero"] = pa.array(kl_zero, mask=np.isnan(kl_zero))
     behaviour["undefined"] = pa.array(reason, pa.string())
     return {**{name: pa.table(columns) for name, columns in merged.items()}, "features": table}
 

@@ -105,11 +105,15 @@ def work(shapes: Shapes, load: Load, options: PruneOptions) -> Work:
     sets, steps = removals(options, found), sweep_steps(options, found)
     gradients = gradient_passes(options)
     runs = 3 * gradients + sets / 2 + steps * (options.acdc.block + 1) + 2 * circuits
-    logits = 2 * config.vocab_size * config.d_model * changed * circuits
+    logit = 2 * config.vocab_size * config.d_model
+    # Of whole prompts, and the last position's logits.
+    judged = options.judge_zero_features and options.corruption != "zero-features"
+    at_zero = judged * circuits * (token * positions + logit * load.batch)
     row_bytes = shapes.decoder * rows(shapes, load) * config.d_model
-    passes = 3 * gradients + steps + 2 * circuits + (1 if sets else 0)
-    read = (gradients + 1) * row_bytes
-    return Work(prepare, token * changed * runs + logits, passes, row_bytes, read)
+    passes = 3 * gradients + steps + (2 + judged) * circuits + (1 if sets else 0)
+    read = (gradients + 1 + judged) * row_bytes
+    compute = token * changed * runs + logit * changed * circuits + at_zero
+    return Work(prepare, compute, passes, row_bytes, read)
 
 
 def seconds(

@@ -16,7 +16,7 @@ from pie_jax.mesh import put
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
 from pie_jax.prune.batches import PairBatch
-from pie_jax.prune.corruptions import found_and_judged
+from pie_jax.prune.corruptions import found_and_judged, rest_at_zero
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, Selection, run_method
 from pie_jax.prune.metrics import METRICS, Prompt
@@ -177,8 +177,17 @@ class Pruner:
             "faithfulness": share(circuit.metric)[:real],
             "completeness": share(complement)[:real],
             "kl_last_null": each(null.kl_last),
+            "kl_zero": self._kl_zero(inputs, kept, circuit.kl_last)[:real],
         }
         return {name: np.asarray(column).reshape(-1) for name, column in columns.items()}
+
+    def _kl_zero(self, inputs: PruneInputs, kept: np.ndarray, kl_last: np.ndarray) -> np.ndarray:
+        """Return the KL with what is not kept at zero, [B, S]; NaN where it is not asked for."""
+        if not self.options.judge_zero_features:
+            return np.full_like(kl_last, np.nan)
+        if self.options.corruption == "zero-features":
+            return kl_last
+        return rest_at_zero(inputs).kl_last(kept)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
