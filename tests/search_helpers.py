@@ -14,13 +14,28 @@ from prune_helpers import SlowPrompt, prepare, tiny_model, tiny_pairs, tiny_tran
 
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.options import PruneOptions
-from pie_jax.prune.search.space import Space, circuit_kl, kl_and_gain, search_space
+from pie_jax.prune.search.space import (
+    Space,
+    change_of,
+    circuit_kl,
+    kl_and_gain,
+    kl_at,
+    search_space,
+)
 from pie_jax.transcoders.stored import Transcoder
+
+# The largest circuit of a test.
+MOST = 16
 
 
 @jax.jit
-def _kls(space: Space, mask: jax.Array) -> jax.Array:
-    return jax.lax.map(partial(circuit_kl, space), mask)
+def _kls(space: Space, members: jax.Array) -> jax.Array:
+    return jax.lax.map(partial(circuit_kl, space), members)
+
+
+@jax.jit
+def _kl_of_shares(space: Space, members: jax.Array, share: jax.Array) -> jax.Array:
+    return kl_at(space, change_of(space, members, share))
 
 
 _kl_and_gain = jax.jit(kl_and_gain)
@@ -45,15 +60,22 @@ class Case:
         """Return the places of candidates that are no padding."""
         return np.flatnonzero(np.asarray(self.space.occurrence[prompt]) >= 0)
 
-    def kl(self, prompt: int, mask: np.ndarray) -> float:
-        return float(self.kls(prompt, mask[None])[0])
+    def kl(self, prompt: int, members: Sequence[int]) -> float:
+        return float(self.kls(prompt, [members])[0])
 
-    def kls(self, prompt: int, mask: np.ndarray) -> np.ndarray:
-        return np.asarray(_kls(self.of(prompt), jnp.asarray(mask)))
+    def kls(self, prompt: int, circuits: Sequence[Sequence[int]]) -> np.ndarray:
+        return np.asarray(_kls(self.of(prompt), jnp.asarray(padded(circuits))))
 
-    def kl_and_gain(self, prompt: int, mask: np.ndarray) -> tuple[float, np.ndarray]:
-        kl, gain = _kl_and_gain(self.of(prompt), jnp.asarray(mask))
-        return float(kl), np.asarray(gain)
+    def kl_with_share(self, prompt: int, members: Sequence[int], index: int, share: float) -> float:
+        """Return the KL where one more candidate is kept to a share of its change, or a member to
+        that much more."""
+        wide = padded([[*members, index]])[0]
+        shares = np.where(np.arange(MOST) == len(members), share, 1.0)
+        return float(_kl_of_shares(self.of(prompt), jnp.asarray(wide), jnp.asarray(shares)))
+
+    def kl_and_gain(self, prompt: int, members: Sequence[int]) -> tuple[float, np.ndarray]:
+        kl, gain = _kl_and_gain(self.of(prompt), jnp.asarray(padded([members])))
+        return float(kl[0]), np.asarray(gain[0])
 
     def slow_kl(self, prompt: int, members: Sequence[int]) -> float:
         """Return the KL with only these candidates, one slow pass of the whole prompt."""
@@ -62,12 +84,17 @@ class Case:
         return slow.kl([n for n in range(slow.count) if n not in kept])
 
 
-def masks(case: Case, circuits: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return masks [S, P] of circuits of candidates."""
-    out = np.zeros((len(circuits), case.space.occurrence.shape[1]), np.float32)
+def padded(circuits: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return members [S, MOST] of circuits of candidates, -1 for none."""
+    out = np.full((len(circuits), MOST), -1, np.int32)
     for row, members in zip(out, circuits, strict=True):
-        row[list(members)] = 1.0
+        row[: len(members)] = members
     return out
+
+
+def listed(members: jax.Array) -> list[list[int]]:
+    """Return circuits as sorted lists."""
+    return [sorted(row[row >= 0].tolist()) for row in np.asarray(members)]
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma"])

@@ -82,7 +82,7 @@ def test_scores_of_a_stage_are_slopes_of_kl_at_the_circuit_before(case: Case):
     for prompt in range(case.prompts):
         places = np.asarray(case.space.occurrence[prompt])
         before = np.asarray(path.mask[prompt, 1])
-        members = np.where(places >= 0, before[np.maximum(places, 0)], 0.0).astype(np.float32)
+        members = np.flatnonzero((places >= 0) & (before[places] > 0))
         _, gain = case.kl_and_gain(prompt, members)
         real = places >= 0
         slope = np.asarray(path.score[prompt, 0])[places[real]]

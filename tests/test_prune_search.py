@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from prune_helpers import prepare, tiny_model, tiny_pairs, tiny_transcoder
-from search_helpers import Case, case, masks
+from search_helpers import MOST, Case, case, listed, padded
 
 from pie_jax.errors import InputError
 from pie_jax.prune.checks import check_options
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions, SearchOptions
+from pie_jax.prune.search.circuits import Circuits, is_member, replaced
 from pie_jax.prune.search.exchange import exchange
-from pie_jax.prune.search.found import Search, best_of
-from pie_jax.prune.search.learn import Circuits, learn, warm_logits
+from pie_jax.prune.search.found import SOLVED, Search
+from pie_jax.prune.search.learn import learn, warm_logits
 from pie_jax.prune.search.space import TILE, search_space
 
 __all__ = ["case"]
@@ -26,6 +27,7 @@ __all__ = ["case"]
 # KLs of a few nats in float32, from another program.
 TOLERANCE = 1e-4
 BUDGETS = (2, 5, 9)
+ONES = jnp.ones((2, 2, 1))
 
 
 def draw(case: Case, prompt: int, size: int, seed: int = 0) -> list[int]:
@@ -38,7 +40,7 @@ def test_the_window_gives_the_kl_of_a_whole_slow_pass(case: Case):
     for prompt in range(case.prompts):
         for members in ([], draw(case, prompt, 3), draw(case, prompt, 12)):
             expected = case.slow_kl(prompt, members)
-            found = case.kl(prompt, masks(case, [members])[0])
+            found = case.kl(prompt, members)
             assert found == pytest.approx(expected, abs=TOLERANCE)
 
 
@@ -61,12 +63,10 @@ def test_a_tile_holds_candidates_of_one_position(case: Case):
 def test_gain_is_the_slope_of_minus_kl_at_the_circuit(case: Case):
     step = 1e-2
     for prompt in range(case.prompts):
-        mask = masks(case, [draw(case, prompt, 3)])[0]
-        _, gain = case.kl_and_gain(prompt, mask)
+        members = draw(case, prompt, 3)
+        _, gain = case.kl_and_gain(prompt, members)
         for index in draw(case, prompt, 10, seed=1):
-            change = np.zeros_like(mask)
-            change[index] = step
-            up, down = case.kl(prompt, mask + change), case.kl(prompt, mask - change)
+            up, down = (case.kl_with_share(prompt, members, index, x) for x in (step, -step))
             assert gain[index] == pytest.approx((down - up) / (2 * step), rel=0.02, abs=2e-3)
         assert np.flatnonzero(np.isfinite(gain)).tolist() == case.real(prompt).tolist()
 
@@ -75,19 +75,34 @@ def test_fewer_candidates_are_the_best_on_the_path_from_nothing(case: Case):
     few = search_space(case.inputs, 16)
     assert np.asarray(few.real).sum(axis=1).tolist() == [16] * case.prompts
     for prompt in range(case.prompts):
-        _, gain = case.kl_and_gain(prompt, masks(case, [[]])[0])
+        _, gain = case.kl_and_gain(prompt, [])
         best = np.asarray(case.space.occurrence[prompt])[np.argsort(-gain)[:3]]
         assert set(best.tolist()) <= set(np.asarray(few.occurrence[prompt]).tolist())
 
 
 def learned(case: Case, start: np.ndarray, steps: int = 10) -> Circuits:
-    worth = np.zeros((case.prompts, start.shape[-1]), np.float32)
-    logits = jax.vmap(warm_logits)(jnp.asarray(start), jnp.asarray(worth))
-    return learn(case.space, logits, jnp.asarray(BUDGETS), jnp.float32(0.1), steps, 1)
+    count = case.space.occurrence.shape[1]
+    worth = jnp.zeros((case.prompts, count))
+    mask = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(jnp.asarray(start))
+    logits = jax.vmap(warm_logits)(mask.astype(jnp.float32), worth)
+    return learn(case.space, logits, jnp.asarray(BUDGETS), jnp.float32(0.1), MOST, steps, 1)
 
 
 def starts(case: Case) -> np.ndarray:
-    return np.stack([masks(case, [draw(case, p, k) for k in BUDGETS]) for p in range(case.prompts)])
+    return np.stack([padded([draw(case, p, k) for k in BUDGETS]) for p in range(case.prompts)])
+
+
+def check_measured(case: Case, prompt: int, found: Circuits) -> None:
+    """Every circuit has its size, its exact KL, and its members' gains there."""
+    circuits = listed(found.members[prompt])
+    assert [len(circuit) for circuit in circuits] == list(BUDGETS)
+    assert all(set(circuit) <= set(case.real(prompt).tolist()) for circuit in circuits)
+    np.testing.assert_allclose(found.kl[prompt], case.kls(prompt, circuits), atol=TOLERANCE)
+    for s, circuit in enumerate(circuits):
+        _, gain = case.kl_and_gain(prompt, circuit)
+        members = np.asarray(found.members[prompt, s])
+        expected = np.where(members >= 0, gain[members], 0.0)
+        np.testing.assert_allclose(found.gain[prompt, s], expected, rtol=1e-3, atol=TOLERANCE)
 
 
 def test_learning_keeps_exactly_k_and_is_never_worse_than_its_start(case: Case):
@@ -95,13 +110,10 @@ def test_learning_keeps_exactly_k_and_is_never_worse_than_its_start(case: Case):
     found = learned(case, start)
     improved = 0
     for prompt in range(case.prompts):
-        before = case.kls(prompt, start[prompt])
-        after = case.kls(prompt, np.asarray(found.mask[prompt]))
-        np.testing.assert_allclose(found.kl[prompt], after, atol=TOLERANCE)
+        check_measured(case, prompt, found)
+        before, after = case.kls(prompt, listed(start[prompt])), np.asarray(found.kl[prompt])
         assert (after <= before + TOLERANCE).all()
         improved += (after < before - 0.01).sum()
-        assert np.asarray(found.mask[prompt]).sum(axis=1).tolist() == list(BUDGETS)
-        assert not np.asarray(found.mask[prompt])[:, ~np.asarray(case.space.real[prompt])].any()
     # From random circuits there is much to gain.
     assert improved >= 4
 
@@ -109,47 +121,62 @@ def test_learning_keeps_exactly_k_and_is_never_worse_than_its_start(case: Case):
 def test_learning_is_reproducible_and_one_step_is_the_start(case: Case):
     start = starts(case)
     first, second = learned(case, start), learned(case, start)
-    np.testing.assert_array_equal(first.mask, second.mask)
-    np.testing.assert_array_equal(first.kl, second.kl)
-    np.testing.assert_array_equal(learned(case, start, steps=1).mask, start)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+    one_step = learned(case, start, steps=1).members
+    for prompt in range(case.prompts):
+        assert listed(one_step[prompt]) == listed(start[prompt])
 
 
 def test_exchange_never_raises_kl_and_keeps_the_size(case: Case):
     start = starts(case)
     found = exchange(case.space, jnp.asarray(start), rounds=3, chunk=1)
     for prompt in range(case.prompts):
-        before = case.kls(prompt, start[prompt])
-        after = case.kls(prompt, np.asarray(found.mask[prompt]))
-        np.testing.assert_allclose(found.kl[prompt], after, atol=TOLERANCE)
+        check_measured(case, prompt, found)
+        before, after = case.kls(prompt, listed(start[prompt])), np.asarray(found.kl[prompt])
         assert (after <= before + 1e-6).all()
         assert (after < before - 0.01).any()
-        assert np.asarray(found.mask[prompt]).sum(axis=1).tolist() == list(BUDGETS)
 
 
 def test_an_exchange_is_the_best_of_those_tried(case: Case):
     """One round equals all 4 x 8 swaps measured by hand."""
     prompt, members = 0, draw(case, 0, 6)
-    mask = masks(case, [members])[0]
-    kl, gain = case.kl_and_gain(prompt, mask)
+    kl, gain = case.kl_and_gain(prompt, members)
     weakest = sorted(members, key=lambda n: gain[n])[:4]
-    free = np.where(mask > 0, -np.inf, gain)
+    free = np.where(np.isin(np.arange(len(gain)), members), -np.inf, gain)
     swaps = [
         [*(n for n in members if n != out), into]
         for out in weakest
         for into in np.argsort(-free, kind="stable")[:8].tolist()
     ]
-    expected = min(kl, case.kls(prompt, masks(case, swaps)).min())
-    both = np.stack([mask[None]] * case.prompts)
+    expected = min(kl, case.kls(prompt, swaps).min())
+    both = np.stack([padded([members])] * case.prompts)
     found = exchange(case.space, jnp.asarray(both), rounds=1, chunk=1)
     assert float(found.kl[0, 0]) == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_the_best_is_chosen_prompt_by_prompt():
-    one = Circuits(jnp.array([[[1.0, 0.0]], [[1.0, 0.0]]]), jnp.array([[0.3], [0.1]]))
-    two = Circuits(jnp.array([[[0.0, 1.0]], [[0.0, 1.0]]]), jnp.array([[0.2], [0.5]]))
-    best = best_of(one, two)
-    assert best.mask.tolist() == [[[0.0, 1.0]], [[1.0, 0.0]]]
-    np.testing.assert_allclose(best.kl, [[0.2], [0.1]])
+def test_a_better_circuit_replaces_one_prompt_by_prompt():
+    old = Circuits(jnp.array([[[4], [5]], [[6], [7]]]), jnp.array([[0.9, 0.3], [0.9, 0.1]]), ONES)
+    new = Circuits(jnp.array([[[1]], [[2]]]), jnp.array([[0.2], [0.5]]), 2 * ONES[:, :1])
+    best = replaced(old, 1, new)
+    assert best.members.tolist() == [[[4], [1]], [[6], [7]]]
+    np.testing.assert_allclose(best.kl, [[0.9, 0.2], [0.9, 0.1]])
+    assert best.gain.tolist() == [[[1.0], [2.0]], [[1.0], [1.0]]]
+
+
+def test_auto_is_grown_and_learned_where_that_is_better(case: Case):
+    """No prompt depends on its batch, and what is all but solved is not learned again."""
+    inputs = case.inputs
+    search = Search(inputs, BUDGETS, least=min(BUDGETS))
+    auto = search.learned_from_worth()
+    grown = np.asarray(search.grown.kl)
+    assert (np.asarray(auto.kl) <= grown).all()
+    assert (np.asarray(auto.kl) < grown - 1e-3).any()
+    for prompt in range(case.prompts):
+        check_measured(case, prompt, auto)
+        solved = grown[prompt] <= SOLVED * float(search.null[prompt])
+        same = (np.asarray(auto.members) == np.asarray(search.grown.members)).all(axis=-1)[prompt]
+        assert same[solved].all()
 
 
 def test_auto_against_every_circuit_of_three_among_twelve(case: Case):
@@ -165,10 +192,9 @@ def test_auto_against_every_circuit_of_three_among_twelve(case: Case):
     for prompt in range(case.prompts):
         assert len(small.real(prompt)) == 12
         every = [list(c) for c in itertools.combinations(small.real(prompt).tolist(), 3)]
-        values = small.kls(prompt, masks(small, every))
+        values = small.kls(prompt, every)
         places = np.asarray(small.space.occurrence[prompt]).tolist()
-        found = [places.index(n) for n in selection.kept[prompt]]
-        kl = small.kl(prompt, masks(small, [found])[0])
+        kl = small.kl(prompt, [places.index(n) for n in selection.kept[prompt]])
         # Among the best two of a hundred circuits, and close to the very best.
         assert (values < kl - 1e-6).mean() <= 0.02
         assert kl <= values.min() + 0.1 * (np.median(values) - values.min())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from search_helpers import Case, case, masks
+from search_helpers import Case, case, listed
 
 import pie_jax
 from pie_jax.models.loader import load_model
@@ -25,6 +25,10 @@ def test_every_budget_ends_a_stage(budgets):
     assert ends[-1] == max(budgets)
 
 
+def test_a_path_may_start_at_a_circuit_of_some_size():
+    assert stage_ends((5, 20), 20, 5) == [n for n in stage_ends((5, 20), 20) if n >= 5]
+
+
 def test_the_largest_are_signed_and_never_padding():
     score = jnp.array([0.5, -2.0, -jnp.inf, 0.9, 0.5])
     assert largest(score, jnp.int32(2)).tolist() == [1, 0, 0, 1, 0]
@@ -34,14 +38,18 @@ def test_the_largest_are_signed_and_never_padding():
 
 def test_each_stage_adds_the_largest_gains_at_the_circuit_so_far(case: Case):
     ends = [1, 3, 6]
-    path = grow(case.space, jnp.asarray(ends), chunk=1)
+    path = grow(case.space, jnp.asarray(ends), max(ends), chunk=1)
     for b in range(case.prompts):
         kept: list[int] = []
         for stage, end in enumerate(ends):
-            _, gain = case.kl_and_gain(b, masks(case, [kept])[0])
+            kl, gain = case.kl_and_gain(b, kept)
+            if not kept:
+                assert float(path.null[b]) == pytest.approx(kl, abs=1e-4)
             free = np.array([-np.inf if n in kept else g for n, g in enumerate(gain)])
             kept += np.argsort(-free, kind="stable")[: end - len(kept)].tolist()
-            assert sorted(np.flatnonzero(path.mask[b, stage]).tolist()) == sorted(kept)
+            assert listed(path.circuits.members[b])[stage] == sorted(kept)
+            kl, _ = case.kl_and_gain(b, kept)
+            assert float(path.circuits.kl[b, stage]) == pytest.approx(kl, abs=1e-4)
 
 
 def test_paths_are_nested_and_beat_fap_on_the_demo():

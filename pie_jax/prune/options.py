@@ -54,8 +54,8 @@ class SearchOptions:
 
     candidates: int = 4096
     stages: int = 20
-    steps: int = 12
-    rate: float = 0.1
+    steps: int = 5
+    rate: float = 0.2
     exchanges: int = 0
     start: str = "nothing"  # or everything: shrunk instead of grown
     objective: str = "kl"  # or metric

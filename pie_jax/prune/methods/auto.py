@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection
-from pie_jax.prune.search.circuits import best_of
 from pie_jax.prune.search.found import Search
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     """Return the better of the grown and the learned circuit for every budget, then exchanged."""
-    search = Search(inputs, budgets)
-    best = best_of(search.grown, search.learned(warm=False))
-    return search.selections(search.exchanged(best))
+    search = Search(inputs, budgets, least=min(budgets))
+    return search.selections(search.exchanged(search.learned_from_worth()))
 
 
 METHOD = Method("auto", "The best by KL of what growing and learning find", select=select)

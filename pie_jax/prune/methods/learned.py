@@ -14,7 +14,7 @@ from pie_jax.prune.search.found import Search
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     """Return the best circuit that learning from the grown one saw, for every budget."""
     search = Search(inputs, budgets)
-    return search.selections(search.learned(warm=True))
+    return search.selections(search.learned_from_grown())
 
 
 METHOD = Method(

@@ -31,16 +31,15 @@ def measure(space: Space, members: Int[Array, "S K"]) -> tuple[Circuits, Float[A
     return Circuits(members, kl, jnp.where(members >= 0, own, 0.0)), gain
 
 
-def best_of(*found: Circuits) -> Circuits:
-    """Return for every prompt and budget the circuit of the lowest exact KL."""
-    stacked = jax.tree.map(lambda *each: jnp.stack(each), *found)
-    best = jnp.argmin(stacked.kl, axis=0)
+def replaced(circuits: Circuits, at: int, found: Circuits) -> Circuits:
+    """Return circuits [B, S] with those of `found` [B, 1] at place `at` where their KL is lower."""
+    better = found.kl[:, 0] < circuits.kl[:, at]
 
-    def pick(values: Array) -> Array:
-        at = best.reshape(1, *best.shape, *[1] * (values.ndim - best.ndim - 1))
-        return jnp.take_along_axis(values, at, axis=0)[0]
+    def pick(old: Array, new: Array) -> Array:
+        chosen = better.reshape(-1, *[1] * (new.ndim - 2))
+        return old.at[:, at].set(jnp.where(chosen, new[:, 0], old[:, at]))
 
-    return jax.tree.map(pick, stacked)
+    return jax.tree.map(pick, circuits, found)
 
 
 def largest_members(score: Float[Array, " P"], size: Int[Array, ""], most: int) -> Int[Array, " K"]:

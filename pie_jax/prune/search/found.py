@@ -8,41 +8,64 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Selection
 from pie_jax.prune.search.batch import side_by_side
-from pie_jax.prune.search.circuits import Circuits, is_member
+from pie_jax.prune.search.circuits import Circuits, is_member, replaced
 from pie_jax.prune.search.exchange import BEST, WEAKEST, exchange
 from pie_jax.prune.search.grow import grow, stage_ends
 from pie_jax.prune.search.kept import to_selection
 from pie_jax.prune.search.learn import learn, warm_logits
 from pie_jax.prune.search.space import search_space
 
+# KL of a grown circuit, as a share of that with nothing kept, below which learning is not tried.
+SOLVED = 0.01
+
 
 class Search:
-    """What the search methods found in one batch for `budgets`: circuits [B, S]."""
+    """What the search methods found in one batch for `budgets`: circuits [B, S]; their path starts
+    with `least` occurrences."""
 
-    def __init__(self, inputs: PruneInputs, budgets: tuple[int, ...]):
+    def __init__(self, inputs: PruneInputs, budgets: tuple[int, ...], least: int = 1):
         self.inputs, self.budgets = inputs, budgets
         self.options = inputs.options.search
         self.space = search_space(inputs, self.options.candidates)
-        ends = stage_ends(budgets, self.options.stages)
+        ends = stage_ends(budgets, self.options.stages, least)
         path = grow(self.space, jnp.asarray(ends), max(budgets), side_by_side(inputs, 1))
         at = np.array([ends.index(budget) for budget in budgets])
         self.grown: Circuits = jax.tree.map(lambda each: each[:, at], path.circuits)
         # What a candidate is worth on the whole way, for the start of learning.
-        self.worth = path.worth
+        self.null, self.worth = path.null, path.worth
 
-    def learned(self, warm: bool) -> Circuits:
-        """Return learned circuits, from the grown ones or from what candidates are worth."""
-        count, options = self.space.occurrence.shape[1], self.options
+    def learned_from_grown(self) -> Circuits:
+        """Return circuits learned from the grown ones."""
+        count = self.space.occurrence.shape[1]
         start = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(self.grown.members)
-        logits = jax.vmap(warm_logits)(warm * start.astype(jnp.float32), self.worth)
-        sizes, rate = jnp.asarray(self.budgets), jnp.float32(options.rate)
-        chunk = side_by_side(self.inputs, len(self.budgets))
-        return learn(self.space, logits, sizes, rate, max(self.budgets), options.steps, chunk)
+        return self._learned(start.astype(jnp.float32), self.budgets)
+
+    def learned_from_worth(self) -> Circuits:
+        """Return the grown circuits, and where KL has not all but gone, better ones learned from
+        what candidates are worth."""
+        open_ = fetch(self.grown.kl) > SOLVED * fetch(self.null)[:, None]
+        best = self.grown
+        # One budget at a time: however many are open, no other program.
+        for s in np.flatnonzero(open_.any(axis=0)).tolist():
+            start = jnp.zeros((len(open_), 1, self.space.occurrence.shape[1]))
+            found = self._learned(start, self.budgets[s : s + 1])
+            # What a prompt gets does not depend on the others of its batch.
+            kl = jnp.where(self.inputs.put(open_[:, s]), found.kl[:, 0], jnp.inf)
+            best = replaced(best, s, found._replace(kl=kl[:, None]))
+        return best
+
+    def _learned(self, start: Float[Array, "B S P"], budgets: tuple[int, ...]) -> Circuits:
+        logits = jax.vmap(warm_logits)(start, self.worth)
+        sizes, rate = jnp.asarray(budgets), jnp.float32(self.options.rate)
+        chunk = side_by_side(self.inputs, len(budgets))
+        most, steps = max(self.budgets), self.options.steps
+        return learn(self.space, logits, sizes, rate, most, steps, chunk)
 
     def exchanged(self, circuits: Circuits) -> Circuits:
         """Return circuits after the exchanges asked for."""

@@ -20,21 +20,23 @@ from pie_jax.prune.selection import NOBODY
 
 
 class Path(NamedTuple):
-    """Nested circuits [B, E], one after each stage; `worth` [B, P] every candidate's gain, nats,
-    the mean over the circuits before each stage."""
+    """Nested circuits [B, E], one after each stage; `null` [B] KL with nothing kept; `worth` [B, P]
+    every candidate's gain, the mean over the circuits before each stage; both in nats."""
 
     circuits: Circuits
+    null: Float[Array, " B"]
     worth: Float[Array, "B P"]
 
 
-def stage_ends(budgets: tuple[int, ...], stages: int) -> list[int]:
+def stage_ends(budgets: tuple[int, ...], stages: int, least: int = 1) -> list[int]:
     """Return how many occurrences are kept after each stage: every budget is one of them.
 
-    Stages grow with the circuit: early choices decide what later gradients see.
+    Stages grow with the circuit: early choices decide what later gradients see. Of the stages from
+    one occurrence on, those from `least` on.
     """
     most = max(budgets)
-    grid = np.unique(np.rint(np.geomspace(1, most, min(stages, most))).astype(int))
-    return sorted({*grid.tolist(), *budgets})
+    grid = np.unique(np.rint(np.geomspace(1, most, min(stages, most))).astype(int)).tolist()
+    return sorted({*(end for end in grid if end >= least), *budgets})
 
 
 @partial(jax.jit, static_argnames=("most", "chunk"))
@@ -54,7 +56,7 @@ def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
         nothing = jnp.full(most, NOBODY, jnp.int32)
         _, (circuits, gains) = jax.lax.scan(stage, nothing, stages)
         worth = jnp.where(space.real, gains[:-1].mean(axis=0), 0.0)
-        return Path(jax.tree.map(lambda each: each[1:], circuits), worth)
+        return Path(jax.tree.map(lambda each: each[1:], circuits), circuits.kl[0], worth)
 
     return map_prompts(one, chunk, space)
 
