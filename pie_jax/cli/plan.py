@@ -40,7 +40,7 @@ def plan(
     active: Annotated[
         float, typer.Option(help="Features active per token and layer, on either run.")
     ] = 64.0,
-    method: opt.Methods = "fap,fap-synergy,relp,activation-magnitude,random",
+    method: opt.Methods = "auto,fap,fap-synergy,relp,activation-magnitude,random",
     budget: opt.Budgets = "50,100,200,400,800",
     judge_zero_features: opt.JudgeZeroFeatures = False,
     dtype: opt.Dtype = "float32",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 
-DEFAULT_METHODS = ("fap", "fap-synergy", "relp", "activation-magnitude", "random")
+DEFAULT_METHODS = ("auto", "fap", "fap-synergy", "relp", "activation-magnitude", "random")
 PAPER_BUDGETS = (50, 100, 200, 400, 800)
 
 
