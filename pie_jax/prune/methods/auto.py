@@ -6,9 +6,12 @@ nothing; large ones by growing, where learning stalls. Both share the path, and 
 
 from __future__ import annotations
 
+import numpy as np
+
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection
 from pie_jax.prune.search.found import Search, best_of
+from pie_jax.prune.search.task import TaskSearch
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -18,4 +21,13 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     return search.selections(search.exchanged(best_of(grown, search.learned(warm=False)).mask))
 
 
-METHOD = Method("auto", "The best by KL of what growing and learning find", select=select)
+def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
+    """Return the better of both for a whole task, and every feature's gain there."""
+    grown, (learned, kl) = search.grown(), search.learned(warm=False)
+    mask = np.where((kl < search.measured(grown)[0])[:, None], learned, grown)
+    return mask, search.measured(mask)[1]
+
+
+METHOD = Method(
+    "auto", "The best by KL of what growing and learning find", select=select, task=task
+)

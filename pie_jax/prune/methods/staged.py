@@ -9,9 +9,12 @@ asked for, then improve each budget's circuit alone.
 
 from __future__ import annotations
 
+import numpy as np
+
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection
 from pie_jax.prune.search.found import Search
+from pie_jax.prune.search.task import TaskSearch
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -20,4 +23,12 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     return search.selections(search.exchanged(search.grown))
 
 
-METHOD = Method("staged", "Grown from nothing by the gradient of KL at the circuit", select=select)
+def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
+    """Return circuits of a whole task, grown the same way, and every feature's gain there."""
+    mask = search.grown()
+    return mask, search.measured(mask)[1]
+
+
+METHOD = Method(
+    "staged", "Grown from nothing by the gradient of KL at the circuit", select=select, task=task
+)

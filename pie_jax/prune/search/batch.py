@@ -11,13 +11,13 @@ from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.search.space import Space
 
 # A gradient keeps about this many arrays of the size of an intervention.
-_KEPT_BY_GRADIENT = 8
+KEPT_BY_GRADIENT = 8
 
 
 def side_by_side(inputs: PruneInputs, circuits: int) -> int:
     """Return how many prompts with so many circuits each fit `chunk_bytes`; it divides B."""
     batch = len(inputs.rows)
-    fit = batch * inputs.side_by_side() // (_KEPT_BY_GRADIENT * circuits)
+    fit = batch * inputs.side_by_side() // (KEPT_BY_GRADIENT * circuits)
     return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, fit))
 
 

@@ -47,6 +47,19 @@ def warm_logits(mask: Float[Array, "S P"], score: Float[Array, " P"]) -> Float[A
     return 0.5 * positive / (positive.max() + _TINY) + 0.6 * mask
 
 
+def optimiser(steps: int) -> optax.GradientTransformation:
+    """Return momentum with steps that fall linearly to nothing."""
+    return optax.chain(
+        optax.trace(decay=0.9),
+        optax.scale_by_schedule(lambda step: 0.1 * (1 - step / steps)),
+    )
+
+
+def unit(gain: Float[Array, "S P"]) -> Float[Array, "S P"]:
+    """Return each circuit's gains with a root mean square of 1."""
+    return gain / (jnp.sqrt(jnp.mean(gain**2, axis=1, keepdims=True)) + _TINY)
+
+
 @partial(jax.jit, static_argnames=("steps", "chunk"))
 def learn(
     space: Space,
@@ -61,10 +74,7 @@ def learn(
     Logits move by momentum on gradients of one length each, with steps that fall linearly from
     `rate` to nothing; a prompt stops when none of its circuits gets better.
     """
-    optimiser = optax.chain(
-        optax.trace(decay=0.9),
-        optax.scale_by_schedule(lambda step: 0.1 * (1 - step / steps)),
-    )
+    moves = optimiser(steps)
 
     def one(space: Space, logits: Array) -> Circuits:
         def advance(state: _State) -> _State:
@@ -75,15 +85,14 @@ def learn(
                 jnp.where(better[:, None], mask, state.best.mask), jnp.minimum(kl, state.best.kl)
             )
             usable = jnp.where(space.real, gain, 0.0)
-            length = jnp.sqrt(jnp.mean(usable**2, axis=1, keepdims=True))
-            update, optimiser_state = optimiser.update(usable / (length + _TINY), state.optimiser)
+            update, optimiser_state = moves.update(unit(usable), state.optimiser)
             stale = jnp.where(better.any(), 0, state.stale + 1)
             return _State(
                 state.step + 1, stale, state.logits + rate * update, optimiser_state, best
             )
 
         none = Circuits(jnp.zeros_like(logits), jnp.full(sizes.shape, jnp.inf))
-        start = _State(jnp.int32(0), jnp.int32(0), logits, optimiser.init(logits), none)
+        start = _State(jnp.int32(0), jnp.int32(0), logits, moves.init(logits), none)
         going = lambda state: (state.step < steps) & (state.stale < PATIENCE)  # noqa: E731
         return jax.lax.while_loop(going, advance, start).best
 
