@@ -157,8 +157,8 @@ def read_tables(
         found = record["config"].get("scope", "prompt")
         if found != scope:
             raise InputError(
-                f"{folder}: holds a run of `pie-jax prune --scope {found}`; name the folder of one "
-                f"with --scope {scope}."
+                f"{folder}: holds a run of --scope {found}, but this needs one of --scope {scope}; "
+                "name another folder."
             )
         if record["status"] != "complete":
             raise PieError(f"{folder}: the run is not complete; repeat its command to resume it.")

@@ -24,7 +24,8 @@ from pie_jax.prune.methods import METHODS
 from pie_jax.prune.opening import Run, opened_run, run_config, run_record
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.run import Progress, on_one_device, run_parts
-from pie_jax.prune.search.task import TaskBatch, TaskSearch, batch_kl
+from pie_jax.prune.search.task import TaskBatch, batch_kl
+from pie_jax.prune.search.task_search import TaskSearch
 from pie_jax.prune.shared_folder import SharedFolder
 from pie_jax.prune.step import Columns, Pruner
 from pie_jax.prune.task_batches import HeldBatches
@@ -142,7 +143,7 @@ class _Work:
                 self._progress(index, len(self._options.methods), unit)
 
         held = HeldBatches(prepare, self.seen, ahead=self._ahead, seen=seen)
-        return TaskSearch(held, self._features.active, self._options)
+        return TaskSearch(held, len(self._seen_rows), self._features.active, self._options)
 
     def _columns(self, method: int, mask: np.ndarray, score: np.ndarray) -> Columns:
         """Return the features of masks [S, U], best first."""
@@ -166,15 +167,16 @@ class _Work:
     ) -> dict[str, Columns]:
         """Return the KL of every circuit on a batch, and of nothing kept."""
         methods, budgets = self._options.methods, self._options.budgets
-        mask = np.zeros((len(methods) * len(budgets) + 1, len(self._features.keys)), np.float32)
+        # The last keeps nothing.
+        mask = np.zeros((len(methods) + 1, len(budgets), len(self._features.keys)), np.float32)
         for index, part in enumerate(circuits):
             table = part["task"]
             slot = self._features.slots(table["layer"], table["feature"])
-            place = np.array([budgets.index(budget) for budget in table["budget"]])
-            mask[index * len(budgets) + place, slot] = 1.0
+            mask[index, [budgets.index(budget) for budget in table["budget"]], slot] = 1.0
         _, judged = found_and_judged(inputs)
+        task_batch = TaskBatch(judged, self._features.of(judged), batch.real)
         with self.pruner.stage("judge"):
-            kl = batch_kl(TaskBatch(judged, self._features.of(judged), batch.real), mask)
+            kl = np.stack([batch_kl(task_batch, one) for one in mask], axis=1)
         shape = (batch.real, len(methods), len(budgets))
         prompt = batch.rows[: batch.real, None, None]
         columns = {
@@ -182,8 +184,8 @@ class _Work:
             "method": np.arange(len(methods), dtype=np.int16)[:, None],
             "budget": np.array(budgets, np.int32),
             "seen": np.isin(prompt, self._seen_rows),
-            "kl_last": kl[:, :-1].reshape(shape),
-            "kl_last_null": kl[:, -1][:, None, None],
+            "kl_last": kl[:, :-1],
+            "kl_last_null": kl[:, -1:, :1],
         }
         flat = {name: np.broadcast_to(x, shape).reshape(-1) for name, x in columns.items()}
         return {"task_behaviour": flat}

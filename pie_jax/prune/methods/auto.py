@@ -11,7 +11,7 @@ import numpy as np
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection
 from pie_jax.prune.search.found import Search, best_of
-from pie_jax.prune.search.task import TaskSearch
+from pie_jax.prune.search.task_search import TaskSearch
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -22,9 +22,9 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
 
 
 def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
-    """Return the better of both for a whole task, and every feature's gain there."""
-    grown, (learned, kl) = search.grown(), search.learned(warm=False)
-    mask = np.where((kl < search.measured(grown)[0])[:, None], learned, grown)
+    """Return the circuits of a whole task that do best on prompts kept aside, and every feature's
+    gain there."""
+    mask = search.chosen()
     return mask, search.measured(mask)[1]
 
 

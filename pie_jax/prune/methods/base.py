@@ -12,7 +12,7 @@ from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.selection import NOBODY, keep_top
 
 if TYPE_CHECKING:
-    from pie_jax.prune.search.task import TaskSearch
+    from pie_jax.prune.search.task_search import TaskSearch
 
 
 class Selection(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection
 from pie_jax.prune.search.found import Search
-from pie_jax.prune.search.task import TaskSearch
+from pie_jax.prune.search.task_search import TaskSearch
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -22,7 +22,7 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
 
 def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
     """Return circuits of a whole task, learned the same way, and every feature's gain there."""
-    mask, _ = search.learned(warm=True)
+    mask = search.learned(warm=True)
     return mask, search.measured(mask)[1]
 
 
