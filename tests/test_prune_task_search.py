@@ -3,6 +3,8 @@ each beside a slow version."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from prune_helpers import tiny_model, tiny_pairs, tiny_transcoder
@@ -118,6 +120,13 @@ def test_auto_is_the_best_on_prompts_kept_aside(case, task: Task):
     mask, gain = METHODS["auto"].task(task.search)
     np.testing.assert_array_equal(mask, expected)
     np.testing.assert_array_equal(gain, task.search.measured(mask)[1])
+
+
+def test_one_prompt_cannot_be_kept_aside_and_its_own_kl_decides(task: Task):
+    search = TaskSearch(task.batches[:1], 1, task.search.active, OPTIONS)
+    chosen, _ = search.measured(search.chosen())
+    for other in (search.grown(), search.learned(warm=False)):
+        assert (chosen <= search.measured(other)[0]).all()
 
 
 def three(task: Task) -> list[np.ndarray]:

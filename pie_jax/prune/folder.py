@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +19,6 @@ from pie_jax.prune.step import Columns
 
 _RECORD = "run.json"
 _PARTS = "parts"
-
-
-class Result(Protocol):
-    """What a run ends with: tables, and what its record says."""
-
-    @property
-    def record(self) -> dict[str, Any]: ...
-
-    def tables(self) -> dict[str, pa.Table]: ...
 
 
 class RunFolder:
@@ -120,13 +111,13 @@ class RunFolder:
             os.fsync(file.fileno())
         temporary.replace(self._part_path(index))
 
-    def complete(self, result: Result) -> None:
+    def complete(self, tables: dict[str, pa.Table], record: dict[str, Any]) -> None:
         """Write the tables and the record, then drop the parts."""
-        for name, table in result.tables().items():
+        for name, table in tables.items():
             temporary = self.path / f"{name}.parquet.tmp"
             pq.write_table(table, temporary, compression="zstd")
             temporary.replace(self.path / f"{name}.parquet")
-        self._write_json({"status": "complete", "config": self._config, **result.record})
+        self._write_json({"status": "complete", "config": self._config, **record})
         shutil.rmtree(self._parts)
 
     def _part_path(self, index: int) -> Path:

@@ -62,7 +62,7 @@ def prune(
     record["seconds"] = {name: round(value, 3) for name, value in pruner.seconds.items()}
     result = PruneResult(**assemble(parts, run.options.methods), record=record)
     if folder is not None:
-        folder.complete(result)
+        folder.complete(result.tables(), result.record)
     return replace(result, record={"status": "complete", "config": config, **record})
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pie_jax.distributed import from_first, require_same
-from pie_jax.prune.folder import Result, RunFolder
+from pie_jax.prune.folder import RunFolder
 from pie_jax.prune.step import Columns
 
 
@@ -41,6 +43,6 @@ class SharedFolder:
         """Write a finished part, whole or not at all."""
         from_first(lambda: self._folder.save_part(index, tables))
 
-    def complete(self, result: Result) -> None:
+    def complete(self, tables: dict[str, pa.Table], record: dict[str, Any]) -> None:
         """Write the tables and the record, then drop the parts."""
-        from_first(lambda: self._folder.complete(result))
+        from_first(lambda: self._folder.complete(tables, record))

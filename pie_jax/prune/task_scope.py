@@ -67,7 +67,7 @@ def prune_task(
     record["seconds"] = {name: round(value, 3) for name, value in work.pruner.seconds.items()}
     result = TaskResult(**tables, record=record)
     if folder is not None:
-        folder.complete(result)
+        folder.complete(result.tables(), result.record)
     return replace(result, record={"status": "complete", "config": config, **record})
 
 
