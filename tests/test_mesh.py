@@ -147,6 +147,20 @@ def test_exact_methods_give_one_devices_results(tiny: Tiny, mesh: str):
     same_results(result, single)
 
 
+@pytest.mark.slow
+def test_a_tasks_circuits_are_one_devices(tiny: Tiny):
+    options = replace(OPTIONS, methods=("fap", "staged"), budgets=(4,))
+    single, result = (
+        pie_jax.prune_task(tiny.model, tiny.transcoder, PAIRS[:8], options, mesh=mesh)
+        for mesh in (None, pie_jax.make_mesh("data=4,model=2"))
+    )
+    for method in options.methods:
+        assert result.features(method, 4) == single.features(method, 4)
+    for name in ("kl_last", "kl_last_null"):
+        found, expected = (one.task_behaviour[name].to_numpy() for one in (result, single))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_batch_size_is_rounded_up(tiny: Tiny):
     """The record holds the size that was used, so that a resumed run meets the same batches."""
     options = replace(OPTIONS, batch_size=5)

@@ -156,7 +156,7 @@ def test_results_are_the_same_with_and_without(tmp_path: Path, monkeypatch: pyte
     ahead = prune(tmp_path)
     assert len(names) == 3
     assert all(name.startswith("prepare") for name in names)
-    monkeypatch.setattr(run_module, "_on_one_device", lambda _: False)
+    monkeypatch.setattr(run_module, "on_one_device", lambda _: False)
     names.clear()
     plain = prune(tmp_path)
     assert set(names) == {threading.current_thread().name}
@@ -189,8 +189,8 @@ def test_what_is_done_before_an_error_stays(tmp_path: Path, monkeypatch: pytest.
 def test_models_on_several_devices_are_not_read_ahead(tmp_path: Path):
     """There, two threads could start programs in another order on each device."""
     model = tiny_model(tmp_path / "model")
-    assert run_module._on_one_device(model)
+    assert run_module.on_one_device(model)
     mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     model.transformer.embedding[...] = jax.device_put(model.transformer.embedding[...], everywhere)
-    assert not run_module._on_one_device(model)
+    assert not run_module.on_one_device(model)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pie_jax.prune.results import PruneResult
+    from pie_jax.prune.task_results import TaskResult
 
 _LOG_SECONDS = 30.0
 
@@ -114,6 +115,34 @@ def kl_table(result: PruneResult) -> Table:
     return table
 
 
+def task_table(result: TaskResult) -> Table:
+    """Return mean KL of every task circuit on seen and unseen pairs, beside single prompts' own."""
+    null = [" –" if mean is None else f" {mean.mean:.3f}" for mean in result.null()]
+    table = Table(
+        title="KL(clean || circuit) at the last position, nats, mean and 95% interval; K unique "
+        f"features; nothing kept:{null[0]} seen,{null[1]} unseen; alone: circuits of K for each "
+        "seen pair, and the unique features that they hold together",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("method")
+    for name in ("K", "KL seen", "KL unseen", "ratio", "unique alone", "KL alone"):
+        table.add_column(name, justify="right")
+    for row in result.summary():
+        table.add_row(
+            textwrap.fill(row.method, 14),
+            str(row.budget),
+            cell(row.seen),
+            cell(row.unseen),
+            "–" if row.ratio is None else f"{row.ratio:.2f}",
+            str(row.union),
+            cell(row.prompts),
+        )
+    return table
+
+
 def score_table(table: pa.Table) -> Table:
     """Return the mean scores of every group, with what is undefined counted."""
     from pie_jax.evaluate.table import summarise
@@ -145,7 +174,7 @@ def cell(mean: Mean | None) -> str:
     return "–" if mean is None else f"{mean.mean:.3f}\n{mean.low:.2f}–{mean.high:.2f}"
 
 
-def report_skips(result: PruneResult) -> None:
+def report_skips(result: PruneResult | TaskResult) -> None:
     """Say how many pairs were left out and why."""
     skipped = result.record.get("skipped", {})
     if skipped:

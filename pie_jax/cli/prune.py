@@ -13,6 +13,7 @@ from pie_jax.cli.console import (
     kl_table,
     progress_bar,
     report_skips,
+    task_table,
     use_compile_cache,
 )
 
@@ -38,6 +39,13 @@ def prune(
     scope_layers: Annotated[
         str, typer.Option(help="Keep the best of all layers (global) or of each (per-layer).")
     ] = "global",
+    scope: Annotated[
+        str,
+        typer.Option(
+            help="prompt: occurrences for each prompt. task: unique features for all prompts, "
+            "found on every other pair; a budget counts those."
+        ),
+    ] = "prompt",
     dtype: opt.Dtype = "float32",
     batch_size: opt.BatchSize = 8,
     encoders: Annotated[
@@ -69,6 +77,7 @@ def prune(
     \b
     pie-jax tasks ioi --model demo -n 64 --out pairs.jsonl
     pie-jax prune --pairs pairs.jsonl --budget 10,20,40 --out results
+    pie-jax prune --pairs pairs.jsonl --scope task --method auto --budget 40 --out task
     pie-jax prune --pairs pairs.jsonl --dtype bfloat16 --out results \\
         --model meta-llama/Llama-3.2-1B --transcoder mntss/clt-llama-3.2-1b-524k
     pie-jax prune --pairs pairs.jsonl --mesh data=4,model=2 --out results
@@ -76,7 +85,7 @@ def prune(
     import pie_jax
     from pie_jax.cli.devices import join_devices
     from pie_jax.distributed import is_first, naming_lost_processes
-    from pie_jax.prune.checks import check_options
+    from pie_jax.prune.checks import check_options, check_scope
     from pie_jax.prune.options import PruneOptions, SynergyOptions
 
     settings = PruneOptions(
@@ -100,6 +109,7 @@ def prune(
         ),
     )
     # Before anything large is loaded.
+    check_scope(scope)
     check_options(settings)
     rows = pie_jax.load_pairs(pairs)
     use_compile_cache()
@@ -108,13 +118,14 @@ def prune(
     clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=encoders == "disk", mesh=devices)
     with progress_bar("prune") as progress, naming_lost_processes():
         shown = progress if is_first() else None
-        result = pie_jax.prune(
+        find = pie_jax.prune_task if scope == "task" else pie_jax.prune
+        result = find(
             language_model, clt, rows, settings, out=out, progress=shown, source=str(pairs)
         )
     if not is_first():
         return
     # For the report, which shows them.
     pie_jax.tasks.write_pairs(out / "pairs.jsonl", rows)
-    console.print(kl_table(result))
+    console.print(task_table(result) if scope == "task" else kl_table(result))
     report_skips(result)
     console.print(f"results: {out}")

@@ -66,6 +66,11 @@ def check_options(options: PruneOptions) -> None:
         raise InputError("--synergy-lambda: must be a finite number of at least 0.")
 
 
+def check_scope(scope: str) -> None:
+    """Raise `InputError` for a scope that is not known."""
+    _one_of("--scope", (scope,), ("prompt", "task"))
+
+
 def _is_whole(value: object, least: int = 1) -> bool:
     return isinstance(value, int) and value >= least
 

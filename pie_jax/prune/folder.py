@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ _PARTS = "parts"
 class RunFolder:
     """Where a run writes. Raises `InputError` where it cannot, or where another run lives.
 
-    A folder of an earlier run with the same `config` goes on from its finished batches.
+    A folder of an earlier run with the same `config` goes on from its finished parts; `load` reads
+    the results of a complete one.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]):
-        self.path, self._config = path, config
+    def __init__(
+        self, path: Path, config: dict[str, Any], load: Callable[[Path], Any] | None = None
+    ):
+        self.path, self._config, self._load = path, config, load or load_result
         self._parts = path / _PARTS
         self._make()
         self._refuse_other()
@@ -67,7 +71,7 @@ class RunFolder:
                 "changed); name another folder, or repeat the earlier command to resume it."
             )
 
-    def finished(self) -> PruneResult | None:
+    def finished(self) -> Any:
         """Return the results of a run that is already complete, else None."""
         path = self.path / _RECORD
         if not path.exists():
@@ -75,7 +79,7 @@ class RunFolder:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record.get("status") != "complete":
             return None
-        return load_result(self.path)
+        return self._load(self.path)
 
     def begin(self, record: dict[str, Any]) -> None:
         """Write the record of a run that is under way."""
@@ -83,7 +87,7 @@ class RunFolder:
         self._write_json({"status": "running", "config": self._config, **record})
 
     def part(self, index: int) -> dict[str, Columns] | None:
-        """Return the columns of a finished batch, or None."""
+        """Return the columns of a finished part, such as a batch, or None."""
         path = self._part_path(index)
         if not path.exists():
             return None
@@ -95,7 +99,7 @@ class RunFolder:
         return tables
 
     def save_part(self, index: int, tables: dict[str, Columns]) -> None:
-        """Write a finished batch, whole or not at all."""
+        """Write a finished part, whole or not at all."""
         flat = {
             f"{t}/{c}": column for t, columns in tables.items() for c, column in columns.items()
         }
@@ -107,13 +111,13 @@ class RunFolder:
             os.fsync(file.fileno())
         temporary.replace(self._part_path(index))
 
-    def complete(self, result: PruneResult) -> None:
-        """Write the tables and the record, then drop the batches."""
-        for name, table in result.tables().items():
+    def complete(self, tables: dict[str, pa.Table], record: dict[str, Any]) -> None:
+        """Write the tables and the record, then drop the parts."""
+        for name, table in tables.items():
             temporary = self.path / f"{name}.parquet.tmp"
             pq.write_table(table, temporary, compression="zstd")
             temporary.replace(self.path / f"{name}.parquet")
-        self._write_json({"status": "complete", "config": self._config, **result.record})
+        self._write_json({"status": "complete", "config": self._config, **record})
         shutil.rmtree(self._parts)
 
     def _part_path(self, index: int) -> Path:
@@ -130,14 +134,25 @@ def load_result(path: str | Path) -> PruneResult:
 
     Raises `InputError` where it is no results folder, `PieError` where the run is unfinished.
     """
-    folder = Path(path)
+    tables, record = read_tables(Path(path), TABLES, "prompt")
+    return PruneResult(**tables, record=record)
+
+
+def read_tables(
+    folder: Path, names: Sequence[str], scope: str
+) -> tuple[dict[str, pa.Table], dict[str, Any]]:
+    """Return the tables and the record of a complete run; raises as `load_result` does, and
+    `InputError` where the run is of another scope."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        found = record["config"].get("scope", "prompt")
+        if found != scope:
+            raise InputError(
+                f"{folder}: holds a run of --scope {found}, but this needs one of --scope {scope}; "
+                "name another folder."
+            )
         if record["status"] != "complete":
             raise PieError(f"{folder}: the run is not complete; repeat its command to resume it.")
-        tables: dict[str, pa.Table] = {
-            name: pq.read_table(folder / f"{name}.parquet") for name in TABLES
-        }
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        return {name: pq.read_table(folder / f"{name}.parquet") for name in names}, record
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise InputError(f"{folder}: not a results folder of `pie-jax prune`.") from error
-    return PruneResult(**tables, record=record)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pie_jax.distributed import from_first, require_same
 from pie_jax.prune.folder import RunFolder
-from pie_jax.prune.results import PruneResult
 from pie_jax.prune.step import Columns
 
 
 class SharedFolder:
     """A `RunFolder` of process 0, whose answers and errors reach every process.
 
-    Which batches are finished is thus one decision, wherever the folder lies. With one process
+    Which parts are finished is thus one decision, wherever the folder lies. With one process
     it is that process's `RunFolder`. Raises `InputError` where the processes have other configs.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]):
+    def __init__(
+        self, path: Path, config: dict[str, Any], load: Callable[[Path], Any] | None = None
+    ):
         require_same(json.dumps(config, sort_keys=True), "the options, weights or pairs")
-        self._folder = from_first(lambda: RunFolder(path, config))
+        self._folder = from_first(lambda: RunFolder(path, config, load))
 
-    def finished(self) -> PruneResult | None:
+    def finished(self) -> Any:
         """Return the results of a run that is already complete, else None."""
         return from_first(self._folder.finished)
 
@@ -32,13 +36,13 @@ class SharedFolder:
         from_first(lambda: self._folder.begin(record))
 
     def part(self, index: int) -> dict[str, Columns] | None:
-        """Return the columns of a finished batch, or None."""
+        """Return the columns of a finished part, or None."""
         return from_first(lambda: self._folder.part(index))
 
     def save_part(self, index: int, tables: dict[str, Columns]) -> None:
-        """Write a finished batch, whole or not at all."""
+        """Write a finished part, whole or not at all."""
         from_first(lambda: self._folder.save_part(index, tables))
 
-    def complete(self, result: PruneResult) -> None:
-        """Write the tables and the record, then drop the batches."""
-        from_first(lambda: self._folder.complete(result))
+    def complete(self, tables: dict[str, pa.Table], record: dict[str, Any]) -> None:
+        """Write the tables and the record, then drop the parts."""
+        from_first(lambda: self._folder.complete(tables, record))

@@ -1,136 +1,191 @@
-"""Circuits of a whole task: K unique (layer, feature), found on some pairs and judged on others.
+"""Circuits of a whole task: K unique (layer, feature), found on some pairs and judged on all.
 
 What interpretation costs is unique features, so K counts those; a kept feature is kept wherever it
-occurs. A method's task-level score of a feature is the sum over pairs of its scores there: of all
-occurrences for a method that scores, of its kept set at K for one that chooses sets.
+occurs. Every other pair is found on (`seen`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from pie_jax.errors import InputError
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune.batches import batches
+from pie_jax.prune.batches import PairBatch, batches
 from pie_jax.prune.corruptions import found_and_judged
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods import METHODS, run_method
-from pie_jax.prune.metrics import METRICS
+from pie_jax.prune.methods import METHODS
+from pie_jax.prune.opening import Run, opened_run, run_config, run_record
 from pie_jax.prune.options import PruneOptions
-from pie_jax.prune.run import merged_options
-from pie_jax.prune.selection import NOBODY
-from pie_jax.prune.statistics import Mean, bootstrap_mean
-from pie_jax.prune.step import Pruner
-from pie_jax.tasks import Pair, encode_pairs
+from pie_jax.prune.run import Progress, on_one_device, run_parts
+from pie_jax.prune.search.task import TaskBatch, batch_kl
+from pie_jax.prune.search.task_search import TaskSearch
+from pie_jax.prune.shared_folder import SharedFolder
+from pie_jax.prune.step import Columns, Pruner
+from pie_jax.prune.task_batches import HeldBatches
+from pie_jax.prune.task_features import TaskFeatures, alone
+from pie_jax.prune.task_results import SCOPE, TaskResult, assemble, load_task_result
+from pie_jax.tasks import Pair
 from pie_jax.transcoders.stored import Transcoder
 
-_SHIFT = np.int64(1) << 32
-_Sums = dict[int, float]
 
-
-class TaskCircuit(NamedTuple):
-    """A task's circuit: KL in nats on the pairs it was found on (`seen`) and on the others, and
-    `union`, how many unique features the method's prompt-level circuits of K hold together."""
-
-    method: str
-    budget: int
-    features: list[tuple[int, int]]
-    seen: Mean | None
-    unseen: Mean | None
-    union: int
-
-
-def task_circuits(
+def prune_task(
     model: LanguageModel,
     transcoder: Transcoder,
     pairs: Sequence[Pair],
     options: PruneOptions | None = None,
+    *,
+    out: str | Path | None = None,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+    source: str = "pairs",
     **settings: Any,
-) -> list[TaskCircuit]:
-    """Return a circuit for every method and budget, found on every other pair.
+) -> TaskResult:
+    """Find K unique features for a whole task on every other pair, and judge them on all.
 
-    `settings` are fields of `PruneOptions`. Raises `InputError` with fewer than two pairs.
+    Arguments are those of `prune`; budgets count features. With `out`, finished batches of single
+    prompts, methods and judged batches are kept there; repeating the call resumes. Raises
+    `InputError` for settings, pairs or weights that do not fit, and with fewer than two pairs.
     """
-    options = merged_options(options, settings)
-    if len(pairs) < 2:
+    run = opened_run(model, transcoder, pairs, options, settings, mesh=mesh, source=source)
+    _check(run, source)
+    work = _Work(run, progress)
+    config = {"scope": SCOPE, **run_config(run, pairs)}
+    folder = None if out is None else SharedFolder(Path(out), config, load_task_result)
+    if folder is not None and (done := folder.finished()) is not None:
+        return done
+    record = run_record(run, len(work.seen) + len(work.unseen))
+    if folder is not None:
+        folder.begin(record)
+    tables = work.tables(folder)
+    record["seconds"] = {name: round(value, 3) for name, value in work.pruner.seconds.items()}
+    result = TaskResult(**tables, record=record)
+    if folder is not None:
+        folder.complete(result.tables(), result.record)
+    return replace(result, record={"status": "complete", "config": config, **record})
+
+
+def _check(run: Run, source: str) -> None:
+    if len(run.encoded) < 2:
         raise InputError(
-            "task_circuits: give at least 2 pairs, one to find on and one to judge on."
+            f"{source}: --scope task needs at least 2 pairs, one to find on and one to judge on."
         )
-    needs_target = METRICS[options.metric].needs_target
-    encoded, _ = encode_pairs(
-        pairs, model.tokenizer, needs_target=needs_target, on_bad_pair=options.on_bad_pair
-    )
-    pruner = Pruner(model, transcoder, options)
-    sums: dict[tuple[str, int], _Sums] = {
-        (m, k): {} for m in options.methods for k in options.budgets
-    }
-    unions: dict[tuple[str, int], set[int]] = {case: set() for case in sums}
-    halves = [encoded[0::2], encoded[1::2]]
-    for batch in batches(halves[0], options.batch_size):
-        found, _ = found_and_judged(pruner.prepare(batch))
-        for method in options.methods:
-            _add(found, method, options.budgets, batch.real, sums, unions)
-    circuits = {case: _largest(values, case[1]) for case, values in sums.items()}
-    kl: list[dict[tuple[str, int], list[float]]] = []
-    for half in halves:
-        each: dict[tuple[str, int], list[float]] = {case: [] for case in circuits}
-        for batch in batches(half, options.batch_size):
-            _, judged = found_and_judged(pruner.prepare(batch))
-            for case, features in circuits.items():
-                each[case] += task_kl(judged, features)[: batch.real].tolist()
-        kl.append(each)
-    return [
-        TaskCircuit(
-            *case,
-            [(int(key // _SHIFT), int(key % _SHIFT)) for key in features],
-            bootstrap_mean(np.array(kl[0][case])),
-            bootstrap_mean(np.array(kl[1][case])),
-            len(unions[case]),
+    if run.options.search.exchanges:
+        raise InputError("search.exchanges: --scope task makes none; set it to 0.")
+
+
+class _Work:
+    """The three passes of a run: single prompts, then methods, then judging; each resumes."""
+
+    def __init__(self, run: Run, progress: Progress | None):
+        self._options, self._progress = run.options, progress
+        self._ahead = on_one_device(run.model)
+        self.pruner = Pruner(run.model, run.transcoder, run.options)
+        halves = (run.encoded[0::2], run.encoded[1::2])
+        self.seen, self.unseen = (batches(half, run.options.batch_size) for half in halves)
+        self._seen_rows = [pair.index for pair in halves[0]]
+
+    def tables(self, folder: SharedFolder | None) -> dict[str, Any]:
+        """Return the tables of the run; parts that the folder has are not computed."""
+        parts = partial(run_parts, self.pruner, folder=folder, ahead=self._ahead)
+        single = parts(
+            self.seen,
+            progress=self._progress,
+            measure=partial(alone, self.pruner),
+            unit="batches of single prompts",
         )
-        for case, features in circuits.items()
-    ]
+        self._features = TaskFeatures(single)
+        circuits = list(self._circuits(folder, len(self.seen)))
+        judged = parts(
+            [*self.seen, *self.unseen],
+            progress=self._progress,
+            measure=partial(self._judge, circuits),
+            first=len(self.seen) + len(circuits),
+            unit="batches judged",
+        )
+        return assemble(single, circuits, judged, self._options.methods)
 
+    def _circuits(self, folder: SharedFolder | None, first: int) -> Iterator[dict[str, Columns]]:
+        """Yield every method's circuits, as parts of the folder from `first` on."""
+        search = self._search()
+        for index, name in enumerate(self._options.methods):
+            part = None if folder is None else folder.part(first + index)
+            if part is None:
+                self._now = (index, name)
+                with self.pruner.stage(f"task {name}"):
+                    part = {"task": self._columns(index, *self._find(name, search))}
+                if folder is not None:
+                    folder.save_part(first + index, part)
+            yield part
+            if self._progress is not None:
+                self._progress(index + 1, len(self._options.methods), "methods")
 
-def feature_keys(inputs: PruneInputs) -> np.ndarray:
-    """Return one sortable number for each occurrence's (layer, feature), [B, N]."""
-    return inputs.occurrences.layer.astype(np.int64) * _SHIFT + inputs.occurrences.feature
+    def _find(self, name: str, search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
+        """Return a method's circuits as masks [S, U], and what each feature is worth [S, U]."""
+        task = METHODS[name].task
+        return self._features.summed(name, self._options) if task is None else task(search)
 
+    def _search(self) -> TaskSearch:
+        def prepare(batch: PairBatch) -> TaskBatch:
+            found, _ = found_and_judged(self.pruner.prepare(batch))
+            return TaskBatch(found, self._features.of(found), batch.real)
 
-def task_kl(inputs: PruneInputs, features: np.ndarray) -> np.ndarray:
-    """Return each prompt's KL with only these features kept, wherever they occur, [B]."""
-    held = np.isin(feature_keys(inputs), features) & inputs.occurrences.valid
-    # As wide as there are occurrences: one shape for any circuit.
-    kept = np.where(held, np.arange(held.shape[1], dtype=np.int32), NOBODY)
-    return np.asarray(inputs.behaviour(kept[:, None])[0].kl_last)[:, 0]
+        def seen(done: int, total: int) -> None:
+            if self._progress is not None:
+                index, name = self._now
+                unit = f"methods ({name}: batch {done} of {total})"
+                self._progress(index, len(self._options.methods), unit)
 
+        held = HeldBatches(prepare, self.seen, ahead=self._ahead, seen=seen)
+        return TaskSearch(held, len(self._seen_rows), self._features.active, self._options)
 
-def _add(
-    inputs: PruneInputs,
-    name: str,
-    budgets: tuple[int, ...],
-    real: int,
-    sums: dict[tuple[str, int], _Sums],
-    unions: dict[tuple[str, int], set[int]],
-) -> None:
-    method, keys = METHODS[name], feature_keys(inputs)
-    scores = None if method.scores is None else method.scores(inputs)
-    for budget, selection in zip(budgets, run_method(method, inputs, budgets), strict=True):
-        case = (name, budget)
-        for b in range(real):
-            use = selection.kept[b] != NOBODY
-            kept = keys[b, selection.kept[b][use]]
-            unions[case] |= set(kept.tolist())
-            worth = np.abs(selection.score[b][use])
-            if scores is not None:
-                count = inputs.occurrences.count[b]
-                kept, worth = keys[b, :count], np.abs(scores[b, :count])
-            for key, value in zip(kept.tolist(), worth.tolist(), strict=True):
-                sums[case][key] = sums[case].get(key, 0.0) + value
+    def _columns(self, method: int, mask: np.ndarray, score: np.ndarray) -> Columns:
+        """Return the features of masks [S, U], best first."""
+        rows = []
+        for budget, kept, worth in zip(self._options.budgets, mask, score, strict=True):
+            slot = np.flatnonzero(kept)
+            slot = slot[np.argsort(-worth[slot], kind="stable")]
+            rows.append((np.full(len(slot), budget), slot, np.arange(len(slot)) + 1, worth[slot]))
+        budgets, slot, rank, worth = (np.concatenate(column) for column in zip(*rows, strict=True))
+        return {
+            "method": np.full(len(slot), method, np.int16),
+            "budget": budgets.astype(np.int32),
+            "layer": self._features.layer[slot],
+            "feature": self._features.feature[slot],
+            "rank": rank.astype(np.int32),
+            "score": worth.astype(np.float32),
+        }
 
-
-def _largest(sums: _Sums, count: int) -> np.ndarray:
-    ranked = sorted(sums, key=lambda key: (-sums[key], key))
-    return np.array(ranked[:count], np.int64)
+    def _judge(
+        self, circuits: Sequence[dict[str, Columns]], batch: PairBatch, inputs: PruneInputs
+    ) -> dict[str, Columns]:
+        """Return the KL of every circuit on a batch, and of nothing kept."""
+        methods, budgets = self._options.methods, self._options.budgets
+        # The last keeps nothing.
+        mask = np.zeros((len(methods) + 1, len(budgets), len(self._features.keys)), np.float32)
+        for index, part in enumerate(circuits):
+            table = part["task"]
+            slot = self._features.slots(table["layer"], table["feature"])
+            mask[index, [budgets.index(budget) for budget in table["budget"]], slot] = 1.0
+        _, judged = found_and_judged(inputs)
+        task_batch = TaskBatch(judged, self._features.of(judged), batch.real)
+        with self.pruner.stage("judge"):
+            kl = np.stack([batch_kl(task_batch, one) for one in mask], axis=1)
+        shape = (batch.real, len(methods), len(budgets))
+        prompt = batch.rows[: batch.real, None, None]
+        columns = {
+            "prompt": prompt,
+            "method": np.arange(len(methods), dtype=np.int16)[:, None],
+            "budget": np.array(budgets, np.int32),
+            "seen": np.isin(prompt, self._seen_rows),
+            "kl_last": kl[:, :-1],
+            "kl_last_null": kl[:, -1:, :1],
+        }
+        flat = {name: np.broadcast_to(x, shape).reshape(-1) for name, x in columns.items()}
+        return {"task_behaviour": flat}

@@ -6,9 +6,12 @@ nothing; large ones by growing, where learning stalls. Both share the path, and 
 
 from __future__ import annotations
 
+import numpy as np
+
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection
 from pie_jax.prune.search.found import Search
+from pie_jax.prune.search.task_search import TaskSearch
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -17,4 +20,13 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     return search.selections(search.exchanged(search.learned_from_worth()))
 
 
-METHOD = Method("auto", "The best by KL of what growing and learning find", select=select)
+def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
+    """Return the circuits of a whole task that do best on prompts kept aside, and every feature's
+    gain there."""
+    mask = search.chosen()
+    return mask, search.measured(mask)[1]
+
+
+METHOD = Method(
+    "auto", "The best by KL of what growing and learning find", select=select, task=task
+)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.selection import NOBODY, keep_top
+
+if TYPE_CHECKING:
+    from pie_jax.prune.search.task_search import TaskSearch
 
 
 class Selection(NamedTuple):
@@ -25,12 +28,16 @@ class Method:
 
     A scoring method gives `scores(inputs) -> [B, N]`, of which the K largest by magnitude are
     kept. Any other gives `select(inputs, budgets) -> one Selection a budget`.
+
+    For a whole task, scores of single prompts are summed by feature; a method that searches over
+    all prompts instead gives `task(search) -> masks [S, U], scores [S, U]` for S budgets.
     """
 
     name: str
     description: str
     scores: Callable[[PruneInputs], np.ndarray] | None = None
     select: Callable[[PruneInputs, tuple[int, ...]], list[Selection]] | None = None
+    task: Callable[[TaskSearch], tuple[np.ndarray, np.ndarray]] | None = None
 
 
 def run_method(method: Method, inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:

@@ -6,9 +6,12 @@ After subnetwork probing (Cao et al. 2021, arXiv 2104.03514) and Edge Pruning (a
 
 from __future__ import annotations
 
+import numpy as np
+
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection
 from pie_jax.prune.search.found import Search
+from pie_jax.prune.search.task_search import TaskSearch
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -17,6 +20,12 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     return search.selections(search.learned_from_grown())
 
 
+def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
+    """Return circuits of a whole task, learned the same way, and every feature's gain there."""
+    mask = search.learned(warm=True)
+    return mask, search.measured(mask)[1]
+
+
 METHOD = Method(
-    "learned", "A mask of exactly K, learned on KL from staged's circuit", select=select
+    "learned", "A mask of exactly K, learned on KL from staged's circuit", select=select, task=task
 )

@@ -1,9 +1,12 @@
 """Random: a seeded random set of what is active on the clean prompt."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection, top_selection
+from pie_jax.prune.search.grow import largest
+from pie_jax.prune.search.task_search import TaskSearch
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
@@ -17,4 +20,12 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     return [top_selection(inputs, order, budget) for budget in budgets]
 
 
-METHOD = Method("random", "Baseline: a random set of active features", select=select)
+def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the first K of one random order of the features that the clean run has."""
+    drawn = np.random.default_rng([search.seed, *b"random"]).random(len(search.active))
+    score = np.where(search.active, 1.0 - drawn, 0.0).astype(np.float32)
+    masks = [np.asarray(largest(jnp.asarray(score), jnp.int32(k))) for k in search.budgets]
+    return np.stack(masks), np.stack([score] * len(masks))
+
+
+METHOD = Method("random", "Baseline: a random set of active features", select=select, task=task)

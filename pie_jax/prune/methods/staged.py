@@ -17,6 +17,7 @@ from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method, Selection, with_scores
 from pie_jax.prune.search.found import Search
 from pie_jax.prune.search.path import nested_path, path_ends
+from pie_jax.prune.search.task_search import TaskSearch
 from pie_jax.prune.selection import pad
 
 
@@ -50,4 +51,12 @@ def _members(mask: np.ndarray, order: np.ndarray, budget: int) -> np.ndarray:
     return np.stack(kept)
 
 
-METHOD = Method("staged", "Grown from nothing by the gradient of KL at the circuit", select=select)
+def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
+    """Return circuits of a whole task, grown the same way, and every feature's gain there."""
+    mask = search.grown()
+    return mask, search.measured(mask)[1]
+
+
+METHOD = Method(
+    "staged", "Grown from nothing by the gradient of KL at the circuit", select=select, task=task
+)
