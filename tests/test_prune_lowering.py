@@ -14,8 +14,8 @@ from prune_helpers import tiny_model, tiny_pairs, tiny_transcoder
 import pie_jax
 from pie_jax.prune import inputs, occurrences, shard_cones, step
 from pie_jax.prune.methods import METHODS, acdc, fap_hvp, integrated_gradients
-from pie_jax.prune.options import AcdcOptions, PruneOptions, SynergyOptions
-from pie_jax.prune.search import found, space
+from pie_jax.prune.options import AcdcOptions, PruneOptions, SearchOptions, SynergyOptions
+from pie_jax.prune.search import found, path, space
 
 # Every compiled function of the step, where it is called from.
 CALLED: dict[str, ModuleType] = {
@@ -31,7 +31,8 @@ CALLED: dict[str, ModuleType] = {
     "_gather": space,
     "grow": found,
     "learn": found,
-    "_measure": found,
+    "replaced": found,
+    "_path": path,
     "scores_at": integrated_gradients,
     "interactions": fap_hvp,
     "sweep": acdc,
@@ -73,6 +74,10 @@ def test_the_whole_step_lowers(dtype: str, tmp_path: Path, monkeypatch: pytest.M
     )
     transcoder = tiny_transcoder(model, jump=True, dtype=jax.numpy.dtype(dtype))
     pie_jax.prune(model, transcoder, tiny_pairs([12, 10]), options)
+    shrunk = replace(
+        options, methods=("staged",), search=SearchOptions(start="everything", stages=2)
+    )
+    pie_jax.prune(model, transcoder, tiny_pairs([12, 10]), shrunk)
     assert set(seen) == set(CALLED)
     for platform in ("tpu", "cuda"):
         for name, (function, args, kwargs) in seen.items():

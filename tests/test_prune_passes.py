@@ -287,8 +287,7 @@ def test_other_prompts_of_the_same_shape_compile_nothing(
 ):
     # Lists that fit from the start: how they grow is not what this is about.
     monkeypatch.setattr(occurrences, "_LEAST_CAPACITY", 1024)
-    monkeypatch.setattr(space, "_LEAST_WINDOW", 16)
-    monkeypatch.setattr(space, "_LEAST_CANDIDATES", 1024)
+    monkeypatch.setattr(space, "_LEAST_TILES", 64)
     options = PruneOptions(
         methods=tuple(METHODS),
         budgets=(3, 6),

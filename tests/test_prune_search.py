@@ -158,7 +158,9 @@ def test_an_exchange_is_the_best_of_those_tried(case: Case):
 def test_a_better_circuit_replaces_one_prompt_by_prompt():
     old = Circuits(jnp.array([[[4], [5]], [[6], [7]]]), jnp.array([[0.9, 0.3], [0.9, 0.1]]), ONES)
     new = Circuits(jnp.array([[[1]], [[2]]]), jnp.array([[0.2], [0.5]]), 2 * ONES[:, :1])
-    best = replaced(old, 1, new)
+    unused = replaced(old, jnp.int32(1), new, jnp.array([False, True]))
+    assert unused.members.tolist() == old.members.tolist()
+    best = replaced(old, jnp.int32(1), new, jnp.array([True, True]))
     assert best.members.tolist() == [[[4], [1]], [[6], [7]]]
     np.testing.assert_allclose(best.kl, [[0.9, 0.2], [0.9, 0.1]])
     assert best.gain.tolist() == [[[1.0], [2.0]], [[1.0], [1.0]]]

@@ -31,9 +31,13 @@ def measure(space: Space, members: Int[Array, "S K"]) -> tuple[Circuits, Float[A
     return Circuits(members, kl, jnp.where(members >= 0, own, 0.0)), gain
 
 
-def replaced(circuits: Circuits, at: int, found: Circuits) -> Circuits:
-    """Return circuits [B, S] with those of `found` [B, 1] at place `at` where their KL is lower."""
-    better = found.kl[:, 0] < circuits.kl[:, at]
+@jax.jit
+def replaced(
+    circuits: Circuits, at: Int[Array, ""], found: Circuits, use: Bool[Array, " B"]
+) -> Circuits:
+    """Return circuits [B, S] with those of `found` [B, 1] at place `at` where `use` is set and
+    their KL is lower."""
+    better = use & (found.kl[:, 0] < circuits.kl[:, at])
 
     def pick(old: Array, new: Array) -> Array:
         chosen = better.reshape(-1, *[1] * (new.ndim - 2))

@@ -56,8 +56,7 @@ class Search:
             start = jnp.zeros((len(open_), 1, self.space.occurrence.shape[1]))
             found = self._learned(start, self.budgets[s : s + 1])
             # What a prompt gets does not depend on the others of its batch.
-            kl = jnp.where(self.inputs.put(open_[:, s]), found.kl[:, 0], jnp.inf)
-            best = replaced(best, s, found._replace(kl=kl[:, None]))
+            best = replaced(best, jnp.int32(s), found, self.inputs.put(open_[:, s]))
         return best
 
     def _learned(self, start: Float[Array, "B S P"], budgets: tuple[int, ...]) -> Circuits:
