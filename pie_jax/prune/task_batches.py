@@ -7,6 +7,7 @@ from contextlib import closing
 
 import jax
 
+from pie_jax.distributed import from_first
 from pie_jax.prune.ahead import prepared
 from pie_jax.prune.batches import PairBatch
 from pie_jax.prune.search.task import TaskBatch
@@ -32,7 +33,8 @@ class HeldBatches:
     ):
         self._prepare, self._plan, self._ahead, self._seen = prepare, plan, ahead, seen
         self._held: list[TaskBatch] = []
-        self._room = _room()
+        # One decision for all processes.
+        self._room = from_first(_room)
 
     def __iter__(self) -> Iterator[TaskBatch]:
         """Yield every batch; `seen(done, total)` is called as each is done with."""
