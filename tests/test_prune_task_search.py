@@ -56,6 +56,15 @@ def test_magnitudes_do_not_cancel(task: Task):
     assert (found.size > 1.1 * np.abs(found.gain)).any()
 
 
+def test_whole_prompts_give_the_same(case, task: Task):
+    """`plain` redoes every run from the start, with gathered products."""
+    plain = make_task(*case, PAIRS[:1], replace(OPTIONS, plain=True), size=1, keys=task.keys)
+    one = TaskSearch(task.batches[:1], 1, task.search.active, OPTIONS)
+    mask = np.stack([task.mask(drawn(task, 4, 2)), task.mask(drawn(task, 6, 3))])
+    for found, expected in zip(plain.search.measured(mask), one.measured(mask), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_everything_kept_is_the_clean_model_and_nothing_kept_is_not(task: Task):
     masks = np.stack([np.ones(len(task.keys)), np.zeros(len(task.keys))])
     kl, _ = task.search.measured(masks)

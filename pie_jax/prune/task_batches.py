@@ -7,6 +7,7 @@ from contextlib import closing
 
 import jax
 
+from pie_jax.distributed import from_first
 from pie_jax.prune.ahead import prepared
 from pie_jax.prune.batches import PairBatch
 from pie_jax.prune.search.task import TaskBatch
@@ -28,18 +29,21 @@ class HeldBatches:
         plan: Sequence[PairBatch],
         *,
         ahead: bool,
-        seen: Callable[[int, int], None],
+        seen: Callable[[int, int, int], None],
     ):
         self._prepare, self._plan, self._ahead, self._seen = prepare, plan, ahead, seen
         self._held: list[TaskBatch] = []
-        self._room = _room()
+        self._passes = 0
+        # One decision for all processes.
+        self._room = from_first(_room)
 
     def __iter__(self) -> Iterator[TaskBatch]:
-        """Yield every batch; `seen(done, total)` is called as each is done with."""
+        """Yield every batch; `seen(pass, done, total)` is called as each is done with."""
+        self._passes += 1
         held = list(self._held)
         for index, batch in enumerate(held):
             yield batch
-            self._seen(index + 1, len(self._plan))
+            self._seen(self._passes, index + 1, len(self._plan))
         rest = self._plan[len(held) :]
         keeping = True
         with closing(prepared(self._prepare, rest, ahead=self._ahead)) as ready:
@@ -51,7 +55,7 @@ class HeldBatches:
                     self._room -= size
                     self._held.append(taken[0])
                 yield taken.pop()
-                self._seen(index + 1, len(self._plan))
+                self._seen(self._passes, index + 1, len(self._plan))
 
 
 def _size(batch: TaskBatch) -> int:

@@ -1,8 +1,8 @@
 """The features of a task's seen prompts: which there are, and what prompts alone say of them.
 
 A feature's worth is the sum over seen pairs of the magnitude of its scores there: of all
-occurrences for a method that scores, of its kept set at K for one that chooses sets. (Signed sums,
-in which occurrences cancel, gave a higher KL.)
+occurrences for a method that scores, of its kept set at K for one that chooses sets. (The magnitude
+of their sum, in which they cancel, does worse on other pairs: docs/circuits.md.)
 
 Shapes: U features, N occurrences, S budgets, B batch.
 """

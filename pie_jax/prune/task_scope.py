@@ -136,10 +136,10 @@ class _Work:
             found, _ = found_and_judged(self.pruner.prepare(batch))
             return TaskBatch(found, self._features.of(found), batch.real)
 
-        def seen(done: int, total: int) -> None:
+        def seen(passes: int, done: int, total: int) -> None:
             if self._progress is not None:
                 index, name = self._now
-                unit = f"methods ({name}: batch {done} of {total})"
+                unit = f"methods ({name}: pass {passes}, batch {done} of {total})"
                 self._progress(index, len(self._options.methods), unit)
 
         held = HeldBatches(prepare, self.seen, ahead=self._ahead, seen=seen)

@@ -2,6 +2,7 @@
 
 Small circuits are found best by learning from what occurrences are worth on the whole path from
 nothing; large ones by growing, where learning stalls. Both share the path, and exact KL decides.
+For a whole task it is KL on prompts kept aside.
 """
 
 from __future__ import annotations
