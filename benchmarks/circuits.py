@@ -6,18 +6,16 @@ python -m benchmarks.circuits --json benchmarks/results/circuits.json
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import typer
 
 from benchmarks.circuit_cases import BASELINE, METHODS, Case, Sizes, cases
 from benchmarks.circuit_figures import figures, random_sizes, stabilities
 from benchmarks.circuit_tables import markdown
 from benchmarks.machine import describe
+from benchmarks.timing import compiling
 from pie_jax.cli.console import progress_bar, use_compile_cache
 from pie_jax.cli.options import names, numbers
 from pie_jax.errors import InputError, PieError
@@ -107,27 +105,11 @@ def _seconds(case: Case, out: Path, first: PruneResult) -> dict[str, Any]:
 def _compiled_seconds(case: Case, method: str) -> float:
     """Return how long a method alone takes on all pairs in a run that compiles nothing."""
     for _ in range(_MOST_RUNS):
-        with progress_bar(f"{case.name}, {method} timed") as bar, _compilations() as compiled:
+        with progress_bar(f"{case.name}, {method} timed") as bar, compiling() as compiled:
             result = case.prune(methods=(method,), progress=bar)
         if not compiled:
             return result.record["seconds"][f"method {method}"]
     raise PieError(f"{case.name}: {method} compiles in every run; its shapes must not change.")
-
-
-@contextmanager
-def _compilations() -> Iterator[list[str]]:
-    """Yield a list that fills with what is traced or compiled meanwhile."""
-    seen: list[str] = []
-
-    def listen(event: str, _: float, **__: object) -> None:
-        if event.startswith("/jax/core/compile"):
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 if __name__ == "__main__":

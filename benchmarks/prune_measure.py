@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 import pie_jax
+from benchmarks.timing import compiling
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.models.loader import LanguageModel
@@ -28,9 +29,6 @@ from pie_jax.prune.selection import NOBODY
 from pie_jax.prune.step import Pruner
 from pie_jax.tasks import Pair, encode_pairs
 from pie_jax.transcoders.stored import Transcoder
-
-# What jax reports whenever it turns a function into a program, cached on disk or not.
-_COMPILING = "/jax/core/compile/"
 
 
 @dataclass(frozen=True)
@@ -96,22 +94,6 @@ def _warm_parts(pruner: Pruner, batch: PairBatch) -> _Round:
     with compiling() as seconds:
         one = run_parts(pruner, batch)
     return run_parts(pruner, batch) if seconds else one
-
-
-@contextmanager
-def compiling() -> Iterator[list[float]]:
-    """Collect the seconds of every tracing, lowering and compiling meanwhile."""
-    seconds: list[float] = []
-
-    def listen(event: str, duration: float, **_: object) -> None:
-        if event.startswith(_COMPILING):
-            seconds.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seconds
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @dataclass

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
+
+# What jax reports whenever it turns a function into a program, cached on disk or not.
+_COMPILING = "/jax/core/compile/"
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,19 @@ def measure(
         repeats,
         temporary / 2**20,
     )
+
+
+@contextmanager
+def compiling() -> Iterator[list[float]]:
+    """Collect the seconds of every tracing, lowering and compiling meanwhile."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event.startswith(_COMPILING):
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

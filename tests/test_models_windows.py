@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from prune_helpers import tiny_model
 
 from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.models.transformer import Transformer
-from pie_jax.models.windows import places, record, run_window, window, window_layer
+from pie_jax.models.windows import (
+    places,
+    record,
+    run_changed,
+    run_window,
+    window,
+    window_layer,
+)
 
 LENGTH = 12
 # The same sums in another order, float32; streams reach fifty.
@@ -56,6 +66,26 @@ def test_a_changed_window_is_the_changed_run(model: Transformer, start: int, siz
     np.testing.assert_allclose(resid_mid, whole.resid_mid[:, inside], atol=TOLERANCE)
     np.testing.assert_allclose(recorded.residual[:start], whole.residual[:start], atol=TOLERANCE)
     assert np.abs(residual - of.residual).max() > 0.1
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_changed_run_from_the_second_layer_on(model: Transformer, layers: int):
+    """Equal to the window run from the first layer on, whole and at the last position alone."""
+    sliding = model.config.sliding_layers
+    config = replace(
+        model.config,
+        num_layers=layers,
+        sliding_layers=sliding and (*sliding, *sliding)[:layers],
+    )
+    short = Transformer(config, nnx.Rngs(1))
+    start, size = 4, 6
+    delta = jnp.asarray(change(short, start, size)[:, start : start + size])
+    of = window(record(short, tokens(short)), jnp.int32(start), size)
+    expected, _ = run_window(short, of, of.entering[0], delta)
+    assert np.abs(expected - of.residual).max() > 0.1
+    np.testing.assert_allclose(run_changed(short, of, delta), expected, atol=TOLERANCE)
+    last = run_changed(short, of, delta, last=jnp.int32(3))
+    np.testing.assert_allclose(last, expected[3:4], atol=TOLERANCE)
 
 
 def test_other_tokens_from_a_position_on(model: Transformer):

@@ -18,10 +18,10 @@ from pie_jax.errors import PieError
 from pie_jax.prune import task_batches
 from pie_jax.prune.measures import unique_features
 from pie_jax.prune.options import PruneOptions, SearchOptions
-from pie_jax.prune.results import feature_id
+from pie_jax.prune.results import feature_id, feature_keys
 from pie_jax.prune.search import task_search
 from pie_jax.prune.step import Pruner
-from pie_jax.prune.task_features import TaskFeatures, feature_keys
+from pie_jax.prune.task_features import TaskFeatures
 from pie_jax.prune.task_results import TABLES, TaskResult
 
 METHODS = ("fap", "learned", "random", "staged")

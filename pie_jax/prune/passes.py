@@ -17,7 +17,7 @@ from pie_jax.kernels import map_sets
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.transformer import Transformer
 from pie_jax.models.windows import Window, record, run_window, window
-from pie_jax.prune.metrics import Metric, Prompt, last_logits
+from pie_jax.prune.metrics import METRICS, Metric, Prompt, last_logits
 from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 
 
@@ -260,3 +260,17 @@ def kl_at_last(
     """Return KL(clean || changed) at the last position of a run with `change`, in nats."""
     residual = problem.run(change, rule)
     return kl_divergence(clean, last_logits(problem.model, residual, problem.prompt, rule))
+
+
+def objective_value(
+    problem: Problem,
+    clean: Float[Array, " V"],
+    change: Float[Array, "L W D"],
+    objective: str,
+    rule: GradientRule = FULL,
+) -> Float[Array, ""]:
+    """Return a metric of a run with `change`, by its name, or for `kl` minus the KL to the clean
+    logits at the last position in nats: what is better is larger."""
+    if objective == "kl":
+        return -kl_at_last(problem, clean, change, rule)
+    return problem.value(METRICS[objective], problem.run(change, rule), rule)

@@ -13,6 +13,8 @@ import pyarrow as pa
 from pie_jax.prune.statistics import Mean, bootstrap_mean
 from pie_jax.prune.step import Columns
 
+# No feature index reaches 2^32, so that a layer and a feature make one number.
+_SHIFT = np.int64(1) << 32
 TABLES = ("scores", "selections", "behaviour", "features")
 
 
@@ -98,21 +100,29 @@ def split_feature_id(identifier: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(totals, np.int64) - feature, feature
 
 
+def feature_keys(layer: np.ndarray, feature: np.ndarray) -> np.ndarray:
+    """Return one sortable number for each (layer, feature)."""
+    return layer.astype(np.int64) * _SHIFT + feature
+
+
+def split_keys(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return layer and feature of `feature_keys`."""
+    return key // _SHIFT, key % _SHIFT
+
+
 def feature_table(scores: Columns, selections: Columns, methods: Sequence[str]) -> pa.Table:
     """Aggregate kept occurrences over prompts: one row per method, budget, layer and feature.
 
     `prompts_active` counts prompts where the feature occurs at all, `prompts_kept` those where
     it is kept; mean scores are over kept occurrences, `positions` where they were.
     """
-    # No feature index reaches 2^32, so the pair makes one sortable key.
-    shift = np.int64(1) << 32
-    key = selections["layer"].astype(np.int64) * shift + selections["feature"]
+    key = feature_keys(selections["layer"], selections["feature"])
     group = np.stack([selections["method"].astype(np.int64), selections["budget"], key])
     unique, inverse = np.unique(group, axis=1, return_inverse=True)
     inverse = inverse.reshape(-1)
     count = np.bincount(inverse, minlength=unique.shape[1])
     score = selections["score"].astype(np.float64)
-    layer, feature = unique[2] // shift, unique[2] % shift
+    layer, feature = split_keys(unique[2])
     return pa.table(
         {
             "method": pa.array(methods).take(pa.array(unique[0])),
@@ -120,7 +130,7 @@ def feature_table(scores: Columns, selections: Columns, methods: Sequence[str]) 
             "layer": layer.astype(np.int32),
             "feature": feature.astype(np.int32),
             "feature_id": feature_id(layer, feature),
-            "prompts_active": _prompts_active(scores, unique[2], shift),
+            "prompts_active": _prompts_active(scores, unique[2]),
             "prompts_kept": _distinct(inverse, selections["prompt"], unique.shape[1]),
             "mean_abs_score": np.bincount(inverse, np.abs(score)) / count,
             "mean_score": np.bincount(inverse, score) / count,
@@ -129,8 +139,8 @@ def feature_table(scores: Columns, selections: Columns, methods: Sequence[str]) 
     )
 
 
-def _prompts_active(scores: Columns, keys: np.ndarray, shift: np.int64) -> np.ndarray:
-    key = scores["layer"].astype(np.int64) * shift + scores["feature"]
+def _prompts_active(scores: Columns, keys: np.ndarray) -> np.ndarray:
+    key = feature_keys(scores["layer"], scores["feature"])
     known, inverse = np.unique(key, return_inverse=True)
     active = _distinct(inverse, scores["prompt"], len(known))
     return active[np.searchsorted(known, keys)]

@@ -18,16 +18,9 @@ from pie_jax.prune.batches import PairBatch
 from pie_jax.prune.corruptions import found_and_judged
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.results import feature_keys, split_keys
 from pie_jax.prune.selection import keep_top
 from pie_jax.prune.step import Columns, Pruner
-
-# No feature index reaches 2^32, so the pair makes one sortable key.
-_SHIFT = np.int64(1) << 32
-
-
-def feature_keys(layer: np.ndarray, feature: np.ndarray) -> np.ndarray:
-    """Return one sortable number for each (layer, feature)."""
-    return layer.astype(np.int64) * _SHIFT + feature
 
 
 def alone(pruner: Pruner, batch: PairBatch, inputs: PruneInputs) -> dict[str, Columns]:
@@ -55,8 +48,7 @@ class TaskFeatures:
         active = np.concatenate([one["active"] for one in changing])
         self.keys, place = np.unique(keys, return_inverse=True)
         self.active = np.bincount(place, active, len(self.keys)) > 0
-        self.layer = (self.keys // _SHIFT).astype(np.int32)
-        self.feature = (self.keys % _SHIFT).astype(np.int32)
+        self.layer, self.feature = (part.astype(np.int32) for part in split_keys(self.keys))
 
     def slots(self, layer: np.ndarray, feature: np.ndarray) -> np.ndarray:
         """Return the place of each (layer, feature) among the U, -1 where it has none."""

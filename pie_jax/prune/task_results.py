@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from pie_jax.prune.folder import read_tables
-from pie_jax.prune.results import feature_id
+from pie_jax.prune.results import feature_id, feature_keys
 from pie_jax.prune.statistics import Mean, bootstrap_mean
 from pie_jax.prune.step import Columns
-from pie_jax.prune.task_features import feature_keys
 
 SCOPE = "task"
 TABLES = ("task", "task_behaviour")

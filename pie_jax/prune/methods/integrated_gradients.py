@@ -17,8 +17,8 @@ from pie_jax.mesh import fetch
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method
-from pie_jax.prune.metrics import METRICS, last_logits
-from pie_jax.prune.passes import kl_at_last
+from pie_jax.prune.metrics import last_logits
+from pie_jax.prune.passes import objective_value
 from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 
 
@@ -45,9 +45,7 @@ def scores_at(
         clean = last_logits(problem.model, problem.clean(), problem.prompt)
 
         def value(change: Array) -> Array:
-            if objective == "kl":
-                return -kl_at_last(problem, clean, change, rule)
-            return problem.value(METRICS[objective], problem.run(change, rule), rule)
+            return objective_value(problem, clean, change, objective, rule)
 
         def under(delta: Array, total: Array) -> Array:
             def add(gradient: Array, share: Array) -> tuple[Array, None]:

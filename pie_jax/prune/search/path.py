@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.metrics import METRICS, last_logits
-from pie_jax.prune.passes import kl_at_last
+from pie_jax.prune.metrics import last_logits
+from pie_jax.prune.passes import objective_value
 from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 from pie_jax.prune.search.grow import largest, stage_ends
 
@@ -107,9 +107,7 @@ def _worth(
     clean = last_logits(problem.model, problem.clean(), problem.prompt)
 
     def value(change: Array) -> Array:
-        if objective == "kl":
-            return -kl_at_last(problem, clean, change, rule)
-        return problem.value(METRICS[objective], problem.run(change, rule), rule)
+        return objective_value(problem, clean, change, objective, rule)
 
     def under(delta: Array, total: Array) -> Array:
         change = problem.written(mask * delta) - total
