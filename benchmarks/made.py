@@ -25,6 +25,7 @@ from pie_jax.tasks import Pair
 class Shape:
     """Sizes of a made model and transcoder; `l0` active features per layer and token.
 
+    `alive` features of a layer may be active, the others never are; without it all may.
     `preset` names a real model's config; without one it is a Llama without grouped heads.
     """
 
@@ -38,6 +39,7 @@ class Shape:
     vocabulary: int = 512
     preset: str | None = None
     dtype: str = "float32"  # on disk
+    alive: int | None = None
 
     def config(self) -> ModelConfig:
         """Return the model's config."""
@@ -58,6 +60,8 @@ class Shape:
         )
 
 
+# A threshold that no feature reaches, in RMS of a layer's input.
+_NEVER = 1e3
 # Numbers drawn at once for a decoder.
 _BLOCK = 1 << 25
 
@@ -105,15 +109,18 @@ def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0
     """Write a random ReLU transcoder, one layer in memory at a time.
 
     `scale` [L] is the RMS of each layer's input, from which the bias that leads to `l0` follows.
+    Features that two sizes of dictionary both have are the same in both.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    cut = NormalDist().inv_cdf(1 - shape.l0 / shape.features)
+    alive = shape.features if shape.alive is None else shape.alive
+    cut = NormalDist().inv_cdf(1 - shape.l0 / alive)
     f, d = shape.features, shape.d_model
     kind = jnp.dtype(shape.dtype)
     for layer in range(shape.layers):
+        random = np.random.default_rng((seed, layer))
         encoder = random.standard_normal((f, d), np.float32) / np.float32(np.sqrt(d))
         bias = np.full(f, -cut * scale[layer], np.float32)
+        bias[alive:] = -_NEVER * scale[layer]
         zero = np.zeros(d, np.float32)
         tensors = {f"W_enc_{layer}": encoder, f"b_enc_{layer}": bias, f"b_dec_{layer}": zero}
         save_file(
@@ -121,6 +128,7 @@ def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0
             folder / f"W_enc_{layer}.safetensors",
         )
         path = folder / f"W_dec_{layer}.safetensors"
+        random = np.random.default_rng((seed, layer, 1))
         _write_decoder(path, f"W_dec_{layer}", (f, shape.layers - layer, d), kind, random)
     config = {
         "model_name": "made",

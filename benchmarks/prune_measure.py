@@ -98,12 +98,13 @@ def _warm_parts(pruner: Pruner, batch: PairBatch) -> _Round:
 
 @dataclass
 class _Round:
-    """One batch: seconds of each part, and what some of them moved or multiplied."""
+    """One batch: seconds of each part, what some of them moved or multiplied, and sizes."""
 
     seconds: dict[str, float]
     amounts: dict[str, float]
     of: dict[str, str]
     occurrences: float = 0.0
+    rows: int = 0
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -123,7 +124,11 @@ def run_parts(pruner: Pruner, batch: PairBatch) -> _Round:
     inputs = pruner.prepare(batch)
     for name in ("encode", "decoder rows"):
         one.seconds[name] = pruner.seconds[name] - before.get(name, 0.0)
+    with one.part("what is not ready yet"):
+        jax.block_until_ready(inputs.problem)
+    one.seconds["decoder rows"] += one.seconds.pop("what is not ready yet")
     one.occurrences = float(inputs.occurrences.count.mean())
+    one.rows = _distinct_rows(inputs)
     with one.part("gradients"):
         rule = GRADIENT_RULES[inputs.options.gradient]
         _, gradient = jax.block_until_ready(metric_gradients(inputs.problem, inputs.metric, rule))
@@ -154,6 +159,14 @@ def run_parts(pruner: Pruner, batch: PairBatch) -> _Round:
     with one.part("behaviour"):
         inputs.behaviour(np.stack(sets, axis=1))
     return one
+
+
+def _distinct_rows(inputs: PruneInputs) -> int:
+    """Return how many decoder rows were read: those of a feature once for all that share it."""
+    writes, valid = inputs.problem.writes, inputs.occurrences.valid
+    _, where = np.unique(np.asarray(writes.start)[valid], return_index=True)
+    rows = (np.asarray(writes.last) - np.asarray(writes.first) + 1)[valid]
+    return int(rows[where].sum())
 
 
 def _row_bytes(inputs: PruneInputs) -> float:

@@ -35,6 +35,7 @@ BUDGET = 50
 PARTS = ("encode", "decoder rows", "gradients", "score", f"synergy, K = {BUDGET}")
 _BATCH = 4
 _ROUNDS = 3
+_FEWEST = 2048
 
 # One sweep: points of what varies and seconds of each part.
 Points = list[dict[str, float]]
@@ -53,7 +54,8 @@ def main(
         sweeps = {
             "prompts": prompts(SHAPE, _grown(1, most_batches)),
             "occurrences": occurrences(SHAPE, _grown(8, most_active)),
-            "features": features(SHAPE, _grown(2048, most_features, 4)),
+            "features": features(SHAPE, _grown(_FEWEST, most_features, 4)),
+            "dictionary": dictionary(SHAPE, _grown(_FEWEST, most_features, 4)),
         }
     figures: dict[str, Any] = {
         "machine": describe(),
@@ -97,11 +99,23 @@ def occurrences(shape: Shape, active: Sequence[int]) -> Points:
 
 
 def features(shape: Shape, sizes: Sequence[int]) -> Points:
-    """Return seconds a prompt against the features of a layer, equally many of them active."""
+    """Return seconds a prompt against the features of a layer, equally many of them active.
+
+    The larger the dictionary, the fewer of them prompts and positions have in common.
+    """
     points: Points = []
     for size in sizes:
         with made(replace(shape, features=size), _ROUNDS) as work:
             points.append({"features": size, **_per_prompt(work)})
+    return points
+
+
+def dictionary(shape: Shape, sizes: Sequence[int]) -> Points:
+    """Return seconds a prompt against the features of a layer, the very same ones active."""
+    points: Points = []
+    for size in sizes:
+        with made(replace(shape, features=size, alive=_FEWEST), _ROUNDS) as work:
+            points.append({"dictionary": size, **_per_prompt(work)})
     return points
 
 
@@ -119,6 +133,7 @@ def plot(sweeps: dict[str, Points]) -> str:
         "prompts": ("all prompts together", "prompts"),
         "occurrences": ("a prompt", "occurrences a prompt"),
         "features": ("a prompt", "features a layer, as many active"),
+        "dictionary": ("a prompt", "features a layer, the same active"),
     }
     panels = [
         Panel(*labels[name], {p: [(one[name], 1e3 * one[p]) for one in points] for p in PARTS})
@@ -141,7 +156,10 @@ def made(shape: Shape, rounds: int) -> Iterator[Work]:
 def _per_prompt(work: Work) -> dict[str, float]:
     pruner, batches = _warm(work)
     rounds = [run_parts(pruner, batch) for batch in batches]
-    point = {"occurrences": sum(one.occurrences for one in rounds) / len(rounds)}
+    point = {
+        "occurrences": sum(one.occurrences for one in rounds) / len(rounds),
+        "rows": sum(one.rows for one in rounds) / len(rounds),
+    }
     return point | {part: median(one.seconds[part] for one in rounds) / _BATCH for part in PARTS}
 
 

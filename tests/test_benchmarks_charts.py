@@ -38,11 +38,18 @@ def test_a_chart_stands_alone_and_places_points_on_log_scales():
 def test_a_point_of_a_sweep():
     shape = SHAPES["tiny"]
     (point,) = scaling.occurrences(shape, [shape.l0])
-    assert set(point) == {"occurrences", *scaling.PARTS}
+    assert set(point) == {"occurrences", "rows", *scaling.PARTS}
     assert all(point[part] > 0 for part in scaling.PARTS)
     # The union of two runs that differ in one token of the middle.
     one_run = shape.l0 * shape.layers * (shape.tokens - 1)
     assert 0.5 * one_run < point["occurrences"] < 2 * one_run
+
+
+@pytest.mark.slow
+def test_features_that_are_never_active_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scaling, "_FEWEST", SHAPES["tiny"].features)
+    small, large = scaling.dictionary(SHAPES["tiny"], [192, 768])
+    assert (small["occurrences"], small["rows"]) == (large["occurrences"], large["rows"])
 
 
 def test_exponents_and_plot_of_sweeps():
