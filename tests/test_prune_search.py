@@ -16,10 +16,12 @@ from pie_jax.errors import InputError
 from pie_jax.prune.checks import check_options
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions, SearchOptions
+from pie_jax.prune.search import found as searches
 from pie_jax.prune.search.circuits import Circuits, is_member, replaced
 from pie_jax.prune.search.exchange import exchange
-from pie_jax.prune.search.found import SOLVED, Search
+from pie_jax.prune.search.found import LEARNED, SOLVED, Search
 from pie_jax.prune.search.learn import learn, warm_logits
+from pie_jax.prune.search.narrow import narrowed
 from pie_jax.prune.search.space import TILE, search_space
 
 __all__ = ["case"]
@@ -166,8 +168,12 @@ def test_a_better_circuit_replaces_one_prompt_by_prompt():
     assert best.gain.tolist() == [[[1.0], [2.0]], [[1.0], [1.0]]]
 
 
-def test_auto_is_grown_and_learned_where_that_is_better(case: Case):
+@pytest.mark.parametrize("most", [LEARNED, 24])
+def test_auto_is_grown_and_learned_where_that_is_better(
+    case: Case, monkeypatch: pytest.MonkeyPatch, most: int
+):
     """No prompt depends on its batch, and what is all but solved is not learned again."""
+    monkeypatch.setattr(searches, "LEARNED", most)
     inputs = case.inputs
     search = Search(inputs, BUDGETS, least=min(BUDGETS))
     auto = search.learned_from_worth()
@@ -200,6 +206,40 @@ def test_auto_against_every_circuit_of_three_among_twelve(case: Case):
         # Among the best two of a hundred circuits, and close to the very best.
         assert (values < kl - 1e-6).mean() <= 0.02
         assert kl <= values.min() + 0.1 * (np.median(values) - values.min())
+
+
+def test_a_narrower_space_holds_the_highest_scores_and_measures_the_same(case: Case):
+    score = np.random.default_rng(3).normal(size=case.space.occurrence.shape).astype(np.float32)
+    narrow = narrowed(case.inputs, case.space, jnp.asarray(score), 10)
+    index = np.asarray(narrow.of)
+    small = Case(case.inputs, case.transcoder, narrow.space)
+    for prompt in range(case.prompts):
+        real = case.real(prompt)
+        chosen = index[prompt][index[prompt] >= 0]
+        assert set(chosen.tolist()) == set(real[np.argsort(-score[prompt, real])[:10]].tolist())
+        places = [small.real(prompt).tolist()[i] for i in (0, 3, 7)]
+        members = index[prompt][places].tolist()
+        assert small.kl(prompt, places) == pytest.approx(case.kl(prompt, members), abs=1e-6)
+        _, gain = small.kl_and_gain(prompt, places)
+        _, expected = case.kl_and_gain(prompt, members)
+        here = small.real(prompt)
+        np.testing.assert_allclose(gain[here], expected[index[prompt][here]], atol=1e-5)
+        np.testing.assert_array_equal(
+            np.asarray(narrow.score)[prompt],
+            np.where(index[prompt] >= 0, score[prompt][index[prompt]], 0),
+        )
+        found = Circuits(jnp.tile(jnp.array([[*places, -1]]), (case.prompts, 1, 1)), ONES, ONES)
+        assert narrow.widened(found).members[prompt, 0].tolist() == [*members, -1]
+
+
+def test_a_space_that_is_small_enough_stays_as_it_is(case: Case):
+    score = jnp.zeros(case.space.occurrence.shape)
+    narrow = narrowed(
+        case.inputs, case.space, score, max(case.real(p).size for p in range(case.prompts))
+    )
+    assert narrow.space is case.space
+    members = jnp.tile(jnp.array([[5, 0, -1]]), (case.prompts, 1, 1))
+    assert (narrow.widened(Circuits(members, ONES, ONES)).members == members).all()
 
 
 @pytest.mark.parametrize("name", ["staged", "learned", "auto"])

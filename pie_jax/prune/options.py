@@ -54,7 +54,7 @@ class SearchOptions:
 
     candidates: int = 4096
     stages: int = 20
-    steps: int = 5
+    steps: int = 4
     rate: float = 0.2
     exchanges: int = 0
     start: str = "nothing"  # or everything: shrunk instead of grown

@@ -6,9 +6,18 @@ with -1.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 NOBODY = -1
+
+
+class Selection(NamedTuple):
+    """Kept sets of a batch, best first: `kept` [B, K] indices padded with -1, `score` [B, K]."""
+
+    kept: np.ndarray
+    score: np.ndarray
 
 
 def rank(score: np.ndarray, count: int) -> np.ndarray:
@@ -42,3 +51,9 @@ def keep_top(
 def pad(kept: np.ndarray, budget: int) -> np.ndarray:
     """Fill a kept set up to its budget with -1."""
     return np.pad(kept.astype(np.int32), (0, budget - len(kept)), constant_values=NOBODY)
+
+
+def with_scores(kept: np.ndarray, scores: np.ndarray) -> Selection:
+    """Attach to kept sets [B, K] the scores [B, N] of their members."""
+    chosen = np.take_along_axis(scores, np.maximum(kept, 0), axis=1)
+    return Selection(kept, np.where(kept == NOBODY, 0.0, chosen).astype(np.float32))

@@ -15,7 +15,8 @@ from pie_jax.prune.methods import (
     relp,
     staged,
 )
-from pie_jax.prune.methods.base import Method, Selection, run_method
+from pie_jax.prune.methods.base import Method, run_method
+from pie_jax.prune.selection import Selection
 
 METHODS: dict[str, Method] = {
     module.METHOD.name: module.METHOD

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Int
 from pie_jax.buckets import multiple
 from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import Method, Selection, with_scores
+from pie_jax.prune.methods.base import Method
 from pie_jax.prune.metrics import last_logits
 from pie_jax.prune.passes import kl_at_last
 from pie_jax.prune.problem import Problem, over_prompts
-from pie_jax.prune.selection import NOBODY, pad
+from pie_jax.prune.selection import NOBODY, Selection, pad, with_scores
 
 # Nats; the budget's tau is looked for between these, on a log scale.
 _LOW, _HIGH = 1e-9, 1e2

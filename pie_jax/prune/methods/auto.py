@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import Method, Selection
+from pie_jax.prune.methods.base import Method
 from pie_jax.prune.search.found import Search
 from pie_jax.prune.search.task_search import TaskSearch
+from pie_jax.prune.selection import Selection
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:

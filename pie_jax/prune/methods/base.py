@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.selection import NOBODY, keep_top
+from pie_jax.prune.selection import Selection, keep_top, with_scores
 
 if TYPE_CHECKING:
     from pie_jax.prune.search.task_search import TaskSearch
-
-
-class Selection(NamedTuple):
-    """Kept sets of a batch, best first: `kept` [B, K] indices padded with -1, `score` [B, K]."""
-
-    kept: np.ndarray
-    score: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -55,9 +48,3 @@ def top_selection(inputs: PruneInputs, scores: np.ndarray, budget: int) -> Selec
     rows = zip(scores, occurrences.layer, occurrences.count.tolist(), strict=True)
     kept = np.stack([keep_top(*row, budget, scope) for row in rows])
     return with_scores(kept, scores)
-
-
-def with_scores(kept: np.ndarray, scores: np.ndarray) -> Selection:
-    """Attach to kept sets [B, K] the scores [B, N] of their members."""
-    chosen = np.take_along_axis(scores, np.maximum(kept, 0), axis=1)
-    return Selection(kept, np.where(kept == NOBODY, 0.0, chosen).astype(np.float32))

@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import Method, Selection, with_scores
+from pie_jax.prune.methods.base import Method
 from pie_jax.prune.methods.fap import scores as fap_scores
 from pie_jax.prune.methods.fap_synergy import Plan, boosts, choose, plan, removal_sets
 from pie_jax.prune.metrics import Metric
 from pie_jax.prune.options import SynergyOptions
 from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
-from pie_jax.prune.selection import NOBODY, rank
+from pie_jax.prune.selection import NOBODY, Selection, rank, with_scores
 
 
 @partial(jax.jit, static_argnames="metric")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import Method, Selection, with_scores
+from pie_jax.prune.methods.base import Method
 from pie_jax.prune.methods.fap import scores as fap_scores
 from pie_jax.prune.options import SynergyOptions
-from pie_jax.prune.selection import NOBODY, pad, rank
+from pie_jax.prune.selection import NOBODY, Selection, pad, rank, with_scores
 
 _TINY = 1e-12
 

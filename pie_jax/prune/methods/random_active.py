@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import Method, Selection, top_selection
+from pie_jax.prune.methods.base import Method, top_selection
 from pie_jax.prune.search.grow import largest
 from pie_jax.prune.search.task_search import TaskSearch
+from pie_jax.prune.selection import Selection
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:

@@ -14,11 +14,11 @@ import numpy as np
 
 from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import Method, Selection, with_scores
+from pie_jax.prune.methods.base import Method
 from pie_jax.prune.search.found import Search
 from pie_jax.prune.search.path import nested_path, path_ends
 from pie_jax.prune.search.task_search import TaskSearch
-from pie_jax.prune.selection import pad
+from pie_jax.prune.selection import Selection, pad, with_scores
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:

@@ -12,15 +12,18 @@ from jaxtyping import Array, Float
 
 from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import Selection
 from pie_jax.prune.search.batch import side_by_side
 from pie_jax.prune.search.circuits import Circuits, is_member, replaced
 from pie_jax.prune.search.exchange import BEST, WEAKEST, exchange
 from pie_jax.prune.search.grow import grow, stage_ends
 from pie_jax.prune.search.kept import to_selection
 from pie_jax.prune.search.learn import learn, warm_logits
-from pie_jax.prune.search.space import search_space
+from pie_jax.prune.search.narrow import narrowed
+from pie_jax.prune.search.space import Space, search_space
+from pie_jax.prune.selection import Selection
 
+# Candidates, of the most worth, that learning from worth chooses from.
+LEARNED = 1024
 # KL of a grown circuit, as a share of that with nothing kept, below which learning is not tried.
 SOLVED = 0.01
 
@@ -44,27 +47,37 @@ class Search:
         """Return circuits learned from the grown ones."""
         count = self.space.occurrence.shape[1]
         start = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(self.grown.members)
-        return self._learned(start.astype(jnp.float32), self.budgets)
+        return self._learned(self.space, start.astype(jnp.float32), self.worth, self.budgets)
 
     def learned_from_worth(self) -> Circuits:
         """Return the grown circuits, and where KL has not all but gone, better ones learned from
         what candidates are worth."""
         open_ = fetch(self.grown.kl) > SOLVED * fetch(self.null)[:, None]
         best = self.grown
+        if not open_.any():
+            return best
+        narrow = narrowed(self.inputs, self.space, self.worth, LEARNED)
         # One budget at a time: however many are open, no other program.
         for s in np.flatnonzero(open_.any(axis=0)).tolist():
-            start = jnp.zeros((len(open_), 1, self.space.occurrence.shape[1]))
-            found = self._learned(start, self.budgets[s : s + 1])
+            start = jnp.zeros((len(open_), 1, narrow.score.shape[1]))
+            found = self._learned(narrow.space, start, narrow.score, self.budgets[s : s + 1])
             # What a prompt gets does not depend on the others of its batch.
-            best = replaced(best, jnp.int32(s), found, self.inputs.put(open_[:, s]))
+            use = self.inputs.put(open_[:, s])
+            best = replaced(best, jnp.int32(s), narrow.widened(found), use)
         return best
 
-    def _learned(self, start: Float[Array, "B S P"], budgets: tuple[int, ...]) -> Circuits:
-        logits = jax.vmap(warm_logits)(start, self.worth)
+    def _learned(
+        self,
+        space: Space,
+        start: Float[Array, "B S P"],
+        worth: Float[Array, "B P"],
+        budgets: tuple[int, ...],
+    ) -> Circuits:
+        logits = jax.vmap(warm_logits)(start, worth)
         sizes, rate = jnp.asarray(budgets), jnp.float32(self.options.rate)
         chunk = side_by_side(self.inputs, len(budgets))
         most, steps = max(self.budgets), self.options.steps
-        return learn(self.space, logits, sizes, rate, most, steps, chunk)
+        return learn(space, logits, sizes, rate, most, steps, chunk)
 
     def exchanged(self, circuits: Circuits) -> Circuits:
         """Return circuits after the exchanges asked for."""

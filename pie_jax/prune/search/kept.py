@@ -9,9 +9,8 @@ import numpy as np
 
 from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import Selection
 from pie_jax.prune.search.space import Space
-from pie_jax.prune.selection import NOBODY, pad
+from pie_jax.prune.selection import NOBODY, Selection, pad
 
 
 def to_selection(

@@ -108,7 +108,7 @@ def search_space(inputs: PruneInputs, most: int) -> Space:
     problem, window = inputs.problem, _windows(inputs.problem)
     live = (fetch(problem.delta) != 0).any(axis=1) & inputs.occurrences.valid
     if live.sum(axis=1).max(initial=0) > most:
-        live = _best(fetch(_path_scores(problem, window, inputs.total)), live, most)
+        live = highest(fetch(_path_scores(problem, window, inputs.total)), live, most)
     index, position = tiles(live, fetch(problem.writes.position))
     return _gather(problem, window, inputs.total, inputs.put(index), inputs.put(position))
 
@@ -139,8 +139,10 @@ def _row(members: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.concatenate(parts), np.concatenate(positions)
 
 
-def _best(score: np.ndarray, live: np.ndarray, most: int) -> np.ndarray:
-    """Return which of the live occurrences have the `most` largest scores."""
+def highest(
+    score: Float[np.ndarray, "B N"], live: Bool[np.ndarray, "B N"], most: int
+) -> Bool[np.ndarray, "B N"]:
+    """Return which of the live ones have the `most` highest scores; of equal ones, the first."""
     order = np.argsort(-np.where(live, score, -np.inf), axis=1, kind="stable")[:, :most]
     best = np.zeros(live.shape, bool)
     np.put_along_axis(best, order, True, axis=1)
