@@ -15,6 +15,7 @@ from pie_jax.prune.measures import (
     compression,
     faithfulness_areas,
     kl_ratios,
+    overlap,
     sizes_for_baseline,
     stability,
 )
@@ -52,6 +53,9 @@ def figures(result: PruneResult, random: PruneResult) -> dict[str, Any]:
         **{measure: _plain(result.summary(measure)) for measure in measured},
         "kl_ratio": each(lambda name: kl_ratios(result, name, BASELINE)),
         "size_ratio": each(lambda name: sizes_for_baseline(result, name, BASELINE)),
+        "overlap": each(
+            lambda name: {k: overlap(result, name, BASELINE, k) for k in _budgets(result)}
+        ),
         "compression": each(lambda name: compression(result, name, random)),
         "areas": {name: _areas(result, name) for name in names},
     }
@@ -74,11 +78,15 @@ def _areas(result: PruneResult, method: str) -> dict[str, Any]:
 
 def stabilities(result: PruneResult, other: PruneResult) -> dict[str, Any]:
     """Return the mean Jaccard index of the sets that two runs keep, by method and budget."""
-    budgets = sorted(set(result.behaviour["budget"].to_pylist()))
+    budgets = _budgets(result)
     return {
         name: {budget: _plain(stability(result, other, name, budget)) for budget in budgets}
         for name in methods(result)
     }
+
+
+def _budgets(result: PruneResult) -> list[int]:
+    return sorted(set(result.behaviour["budget"].to_pylist()))
 
 
 def _plain(value: Any) -> Any:

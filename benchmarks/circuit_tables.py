@@ -30,7 +30,7 @@ def _beside(figures: Figures) -> Iterator[str]:
     budgets = _budgets(figures)
     listed = ", ".join(map(str, budgets))
     yield f"{figures['title']}: KL and area divided by {BASELINE}'s; with K' features a method has"
-    yield "its KL at K, and a random set has the method's"
+    yield f"its KL at K, and a random set has the method's; Jaccard index with {BASELINE}'s sets"
     yield ""
     yield from _head(
         "method",
@@ -40,6 +40,7 @@ def _beside(figures: Figures) -> Iterator[str]:
         "CPR",
         "CMD",
         f"random: K'/K at {listed}",
+        f"Jaccard at {listed}",
     )
     for method, row in figures["kl_ratio"].items():
         areas = figures["areas"][method]
@@ -51,6 +52,7 @@ def _beside(figures: Figures) -> Iterator[str]:
             _mean(areas["cpr"]),
             _mean(areas["cmd"]),
             _sizes(figures["compression"][method]),
+            ", ".join(f"{one['mean']:.2f}" for one in figures["overlap"][method].values()),
         )
 
 

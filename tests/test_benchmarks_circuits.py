@@ -41,6 +41,8 @@ def test_a_case_from_pairs_to_tables(tmp_path: Path):
     assert found["stability"]["seed"]["random"][8]["mean"] < 0.5
     assert found["stability"]["corruptions"]["random"][8]["mean"] == 1
     assert found["kl_ratio"]["fap-synergy"][16]["mean"] == 1
+    assert found["overlap"]["fap-synergy"][16]["mean"] == 1
+    assert found["overlap"]["random"][16]["mean"] < 0.5
     assert found["compression"]["fap"][4]["value"] > 4
     tables = [table for table in markdown(found).split("\n\n") if table.startswith("| method")]
     assert [len(table.splitlines()) for table in tables] == [2 + len(SIZES.methods)] * 3

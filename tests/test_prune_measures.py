@@ -28,6 +28,7 @@ from pie_jax.prune.measures import (
     faithfulness_areas,
     kept_sets,
     kl_ratios,
+    overlap,
     paired_difference,
     size_for,
     sizes_for_baseline,
@@ -109,7 +110,11 @@ def test_measures_of_a_run(runs):
     assert drawn is not None
     assert same.mean == 1.0
     assert drawn.mean < 0.5
-    kept = kept_sets(one, "fap", 4)
+    kept, others = kept_sets(one, "fap", 4), kept_sets(one, "random", 4)
+    shared = [len(kept[p] & others[p]) / len(kept[p] | others[p]) for p in kept]
+    between = overlap(one, "fap", "random", 4)
+    assert between is not None
+    assert between.mean == pytest.approx(np.mean(shared))
     union = {(layer, feature) for places in kept.values() for layer, _, feature in places}
     assert unique_features(one, "fap", 4) == len(union)
 

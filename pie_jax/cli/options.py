@@ -7,6 +7,10 @@ from typing import Annotated
 import typer
 
 from pie_jax.errors import InputError
+from pie_jax.prune import defaults
+
+DEFAULT_METHODS = ",".join(defaults.DEFAULT_METHODS)
+PAPER_BUDGETS = ",".join(map(str, defaults.PAPER_BUDGETS))
 
 Model = Annotated[
     str, typer.Option(help="`demo`, a Hugging Face folder, or a hub id (owner/name[@revision]).")

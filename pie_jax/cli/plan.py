@@ -40,8 +40,8 @@ def plan(
     active: Annotated[
         float, typer.Option(help="Features active per token and layer, on either run.")
     ] = 64.0,
-    method: opt.Methods = "auto,fap,fap-synergy,relp,activation-magnitude,random",
-    budget: opt.Budgets = "50,100,200,400,800",
+    method: opt.Methods = opt.DEFAULT_METHODS,
+    budget: opt.Budgets = opt.PAPER_BUDGETS,
     judge_zero_features: opt.JudgeZeroFeatures = False,
     dtype: opt.Dtype = "float32",
 ) -> None:

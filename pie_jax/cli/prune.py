@@ -23,8 +23,8 @@ def prune(
     out: Annotated[Path, typer.Option(help="Results folder; the same command resumes it.")],
     model: opt.Model = "demo",
     transcoder: opt.Transcoder = "demo",
-    method: opt.Methods = "auto,fap,fap-synergy,relp,activation-magnitude,random",
-    budget: opt.Budgets = "50,100,200,400,800",
+    method: opt.Methods = opt.DEFAULT_METHODS,
+    budget: opt.Budgets = opt.PAPER_BUDGETS,
     metric: Annotated[str, typer.Option(help="logit-diff or logsumexp.")] = "logit-diff",
     corruption: Annotated[
         str, typer.Option(help="corrupted-prompt or zero-features.")

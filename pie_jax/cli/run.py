@@ -24,7 +24,7 @@ def run(
     transcoder: opt.Transcoder = "demo",
     task: Annotated[str, typer.Option(help="ioi or docstring.")] = "ioi",
     count: Annotated[int, typer.Option("-n", "--count", help="How many pairs.")] = 16,
-    method: opt.Methods = "auto,fap,fap-synergy,relp,activation-magnitude,random",
+    method: opt.Methods = opt.DEFAULT_METHODS,
     budget: opt.Budgets = "5,10,20,40,80,160",
     stages: Annotated[
         Literal["all", "prune"], typer.Option(help="prune stops after the first stage.")

@@ -26,10 +26,11 @@ def found_and_judged(inputs: PruneInputs) -> tuple[PruneInputs, PruneInputs]:
         return inputs, inputs
     corruptions = inputs.occurrences.corrupted.shape[1]
     seen = seen_count(corruptions)
-    return _only(inputs, slice(0, seen)), _only(inputs, slice(seen, corruptions))
+    return only(inputs, slice(0, seen)), only(inputs, slice(seen, corruptions))
 
 
-def _only(inputs: PruneInputs, use: slice) -> PruneInputs:
+def only(inputs: PruneInputs, use: slice) -> PruneInputs:
+    """Return a batch with some of its corruptions, over the same occurrences."""
     problem = inputs.problem._replace(delta=inputs.problem.delta[:, use])
     occurrences = replace(inputs.occurrences, corrupted=inputs.occurrences.corrupted[:, use])
     return PruneInputs(problem, inputs.prompts, occurrences, inputs.rows, inputs.options)

@@ -148,9 +148,20 @@ def stability(one: PruneResult, other: PruneResult, method: str, budget: int) ->
 
     The runs differ in what should not matter: the seed, or the corruptions found on.
     """
-    a, b = kept_sets(one, method, budget), kept_sets(other, method, budget)
-    both = sorted(set(a) & set(b))
-    return bootstrap_mean(np.array([len(a[p] & b[p]) / len(a[p] | b[p]) for p in both]))
+    return _jaccard(kept_sets(one, method, budget), kept_sets(other, method, budget))
+
+
+def overlap(result: PruneResult, method: str, other: str, budget: int) -> Mean | None:
+    """Return the mean Jaccard index of the sets that two methods of a run keep."""
+    return _jaccard(kept_sets(result, method, budget), kept_sets(result, other, budget))
+
+
+def _jaccard(
+    one: dict[int, set[tuple[int, ...]]], other: dict[int, set[tuple[int, ...]]]
+) -> Mean | None:
+    both = sorted(set(one) & set(other))
+    shares = [len(one[p] & other[p]) / len(one[p] | other[p]) for p in both]
+    return bootstrap_mean(np.array(shares))
 
 
 def unique_features(result: PruneResult, method: str, budget: int) -> int:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import jax
 
-DEFAULT_METHODS = ("auto", "fap", "fap-synergy", "relp", "activation-magnitude", "random")
-PAPER_BUDGETS = (50, 100, 200, 400, 800)
+from pie_jax.prune.defaults import DEFAULT_METHODS, PAPER_BUDGETS
 
 
 @dataclass(frozen=True)

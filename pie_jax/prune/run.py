@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from pie_jax.models.loader import LanguageModel
+from pie_jax.programs import make_room
 from pie_jax.prune.ahead import prepared
 from pie_jax.prune.batches import PairBatch, batches
 from pie_jax.prune.inputs import PruneInputs
@@ -94,6 +95,7 @@ def run_parts(
                 part = measure(batch, taken.pop())
                 if folder is not None:
                     folder.save_part(first + index, part)
+                make_room()
             parts.append(part)
             if progress is not None:
                 progress(index + 1, len(plan), unit)
