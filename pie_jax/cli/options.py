@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pie_jax import defaults
 from pie_jax.errors import InputError
-from pie_jax.prune import defaults
 
 DEFAULT_METHODS = ",".join(defaults.DEFAULT_METHODS)
 PAPER_BUDGETS = ",".join(map(str, defaults.PAPER_BUDGETS))

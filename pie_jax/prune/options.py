@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 
-from pie_jax.prune.defaults import DEFAULT_METHODS, PAPER_BUDGETS
+from pie_jax.defaults import DEFAULT_METHODS, PAPER_BUDGETS
 
 
 @dataclass(frozen=True)
