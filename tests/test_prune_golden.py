@@ -52,7 +52,7 @@ BOOST_TIE = 1e-4
 # Nats and logits. The two PyTorch stacks differ by 8e-5 on the logits already; a logsumexp is
 # summed over up to 18 positions and reaches 460.
 TOLERANCE = 1e-4
-RELATIVE = 2e-6
+RELATIVE = 1e-5  # processors round float32 products differently
 
 
 @dataclass(eq=False)
