@@ -50,9 +50,12 @@ SCORE_TOLERANCE = 2e-4
 SCORE_TIE = 2 * SCORE_TOLERANCE
 BOOST_TIE = 1e-4
 # Nats and logits. The two PyTorch stacks differ by 8e-5 on the logits already; a logsumexp is
-# summed over up to 18 positions and reaches 460.
+# summed over up to 18 positions and reaches 460. Llama's behaviour in float64 (the same kept sets
+# in Hugging Face's model): the published values are off by up to 1.5e-4, ours on an AMD EPYC by as
+# much, and both stay within 0.75 of the first two below; to each other they are two such errors.
 TOLERANCE = 1e-4
-RELATIVE = 5e-6  # on an AMD EPYC a metric of 8.386 is off by 1.27e-4, on a Xeon by less
+RELATIVE = 2e-6
+BEHAVIOUR = 1.5e-4
 
 
 @dataclass(eq=False)
@@ -142,8 +145,8 @@ every_corruption = pytest.mark.parametrize("corruption", ["corrupted_prompt", "z
 every_metric = pytest.mark.parametrize("metric", ["logit_diff", "logsumexp"])
 
 
-def close(ours: Any, theirs: Any) -> None:
-    np.testing.assert_allclose(ours, theirs, rtol=RELATIVE, atol=TOLERANCE)
+def close(ours: Any, theirs: Any, absolute: float = TOLERANCE) -> None:
+    np.testing.assert_allclose(ours, theirs, rtol=RELATIVE, atol=absolute)
 
 
 def margin(family: Family, place_: int, corruption: str, prompt: int) -> float:
@@ -294,7 +297,7 @@ def test_behaviour(family: Family, corruption: str, metric: str):
                     continue
                 compared += 1
                 for name, column in OUR_COLUMN.items():
-                    close(ours[column], by_budget[str(budget)][name])
+                    close(ours[column], by_budget[str(budget)][name], BEHAVIOUR)
                 clean = family.reference.json["prompts"][prompt]["metrics"][metric]
                 check_ends(ours, by_budget[str(budget)], numbers["null"], clean)
     methods = len(numbers) - 1
@@ -368,10 +371,10 @@ def test_behaviour_of_the_reference_sets(family: Family, corruption: str, metric
         assert null.top1_changed[prompt] == numbers["null"]["changed"]
         for at, (method, budget) in enumerate(names):
             theirs = numbers[method][str(budget)]
-            close(circuit.kl_last[prompt, at], theirs["kl_last"])
-            close(circuit.kl_mean[prompt, at], theirs["kl_all"])
-            close(circuit.metric[prompt, at], theirs["metric"])
-            close(complement[prompt, at], theirs["metric_complement"])
+            close(circuit.kl_last[prompt, at], theirs["kl_last"], BEHAVIOUR)
+            close(circuit.kl_mean[prompt, at], theirs["kl_all"], BEHAVIOUR)
+            close(circuit.metric[prompt, at], theirs["metric"], BEHAVIOUR)
+            close(complement[prompt, at], theirs["metric_complement"], BEHAVIOUR)
             assert circuit.top1_changed[prompt, at] == theirs["changed"]
 
 
