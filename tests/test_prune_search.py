@@ -19,7 +19,7 @@ from pie_jax.prune.options import PruneOptions, SearchOptions
 from pie_jax.prune.search import found as searches
 from pie_jax.prune.search.circuits import Circuits, is_member, replaced
 from pie_jax.prune.search.exchange import exchange
-from pie_jax.prune.search.found import LEARNED, SOLVED, Search
+from pie_jax.prune.search.found import LEARNED, LEARNED_EACH, SOLVED, Search
 from pie_jax.prune.search.learn import learn, warm_logits
 from pie_jax.prune.search.narrow import narrowed
 from pie_jax.prune.search.space import TILE, search_space
@@ -168,12 +168,14 @@ def test_a_better_circuit_replaces_one_prompt_by_prompt():
     assert best.gain.tolist() == [[[1.0], [2.0]], [[1.0], [1.0]]]
 
 
-@pytest.mark.parametrize("most", [LEARNED, 24])
+@pytest.mark.parametrize(("most", "each"), [(LEARNED, LEARNED_EACH), (24, 1), (1, 2)])
 def test_auto_is_grown_and_learned_where_that_is_better(
-    case: Case, monkeypatch: pytest.MonkeyPatch, most: int
+    case: Case, monkeypatch: pytest.MonkeyPatch, most: int, each: int
 ):
-    """No prompt depends on its batch, and what is all but solved is not learned again."""
+    """No prompt depends on its batch, what is all but solved is not learned again, and a budget of
+    more members than are learned from is still filled."""
     monkeypatch.setattr(searches, "LEARNED", most)
+    monkeypatch.setattr(searches, "LEARNED_EACH", each)
     inputs = case.inputs
     search = Search(inputs, BUDGETS, least=min(BUDGETS))
     auto = search.learned_from_worth()
@@ -182,6 +184,8 @@ def test_auto_is_grown_and_learned_where_that_is_better(
     assert (np.asarray(auto.kl) < grown - 1e-3).any()
     for prompt in range(case.prompts):
         check_measured(case, prompt, auto)
+        sizes = (np.asarray(auto.members)[prompt] >= 0).sum(axis=-1)
+        assert sizes.tolist() == list(BUDGETS)
         solved = grown[prompt] <= SOLVED * float(search.null[prompt])
         same = (np.asarray(auto.members) == np.asarray(search.grown.members)).all(axis=-1)[prompt]
         assert same[solved].all()

@@ -22,10 +22,10 @@ from pie_jax.prune.search.narrow import narrowed
 from pie_jax.prune.search.space import Space, search_space
 from pie_jax.prune.selection import Selection
 
-# Candidates, of the most worth, that learning from worth chooses from.
-LEARNED = 1024
+# Candidates, of the most worth, that learning from worth chooses from; at least so many a member.
+LEARNED, LEARNED_EACH = 512, 4
 # KL of a grown circuit, as a share of that with nothing kept, below which learning is not tried.
-SOLVED = 0.01
+SOLVED = 0.001
 
 
 class Search:
@@ -56,7 +56,8 @@ class Search:
         best = self.grown
         if not open_.any():
             return best
-        narrow = narrowed(self.inputs, self.space, self.worth, LEARNED)
+        most = max(LEARNED, LEARNED_EACH * max(self.budgets))
+        narrow = narrowed(self.inputs, self.space, self.worth, most)
         # One budget at a time: however many are open, no other program.
         for s in np.flatnonzero(open_.any(axis=0)).tolist():
             start = jnp.zeros((len(open_), 1, narrow.score.shape[1]))
