@@ -6,6 +6,7 @@ F features, R table rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from pie_jax.mesh import MODEL, place
 from pie_jax.transcoders.modules import Encoder
@@ -36,6 +38,9 @@ MODEL_AXES: dict[str, tuple[int, ...]] = {
     "decoder.table": (1,),  # [R, D]: tiles of rows stay whole
 }
 
+# Bytes; XLA copies what lies at other addresses.
+_ALIGNMENT = 64
+
 Module = TypeVar("Module", bound=nnx.Module)
 
 
@@ -57,6 +62,16 @@ def place_weight(
     if mesh is None:
         return jax.device_put(read((slice(None),) * len(shape)))
     return place(mesh, shape, weight_spec(name, shape, mesh), read)
+
+
+def host_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return zeros at an address where a CPU device takes them as they are, without a copy; once
+    placed they may not be written to."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    room = np.zeros(size + _ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % _ALIGNMENT
+    return room[begin : begin + size].view(dtype).reshape(shape)
 
 
 def move(module: Module, mesh: Mesh, prefix: str = "") -> Module:

@@ -20,6 +20,8 @@ _DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _MOST_AXES = 8
+# Values that are checked at a time: they stay in the processor's cache.
+_FINITE_BLOCK = 1 << 18
 
 
 class TensorFile:
@@ -76,11 +78,23 @@ class TensorFile:
 
 def require_finite(values: np.ndarray, what: str) -> None:
     """Raise `InputError` where an array holds NaN or infinity."""
-    # A sum is finite only if every part is; it spares a mask of the array's size.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not np.isfinite(np.sum(values, dtype=np.float64))
-    if suspicious and not np.isfinite(np.asarray(values, np.float32)).all():
-        raise InputError(f"{what} holds NaN or infinite values; fetch or train the file again.")
+    values = np.atleast_1d(values)
+    rows = max(1, _FINITE_BLOCK * len(values) // max(1, values.size))
+    for begin in range(0, len(values), rows):
+        block = values[begin : begin + rows]
+        if block.size and not _is_finite(block):
+            raise InputError(f"{what} holds NaN or infinite values; fetch or train the file again.")
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    """Return whether all values are finite, in the way that reads them fastest."""
+    if values.dtype.itemsize == 2:
+        # numpy compares 16-bit floats one by one. Without its sign, no finite one has as many bits
+        # as infinity; NaN has more.
+        infinity = np.array(np.inf, values.dtype).view(np.uint16) << 1
+        return bool((values.view(np.uint16) << 1).max() < infinity)
+    # NaN is both the least and the largest.
+    return bool(np.isfinite(values.min()) and np.isfinite(values.max()))
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -187,8 +187,23 @@ def test_one_bad_value_is_found(dtype: type, bad: float):
     refuses(lambda: require_finite(values, "folder: tensor `w`"), "folder: tensor `w`")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1 << 18), ((1 << 18) + 3, 1), (2, 3, 200_000)])
+def test_a_bad_value_anywhere_in_an_array_of_any_shape(dtype: type, shape: tuple[int, ...]):
+    values = np.ones(shape, dtype)
+    require_finite(values, "x")
+    for at in {(0,) * len(shape), tuple(n - 1 for n in shape)}:
+        values[at] = np.nan
+        refuses(lambda: require_finite(values, "x"), "x holds NaN")
+        values[at] = 1
+    require_finite(values.T, "x")
+    require_finite(np.ones((4, 6), dtype)[::2, ::-3], "x")
+    require_finite(np.ones((0, 3), dtype), "x")
+    require_finite(np.ones((3, 0), dtype), "x")
+
+
 def test_large_finite_values_are_no_nan():
-    """Their sum leaves the range; they do not."""
+    """The largest there are, of either sign; their sum leaves the range."""
     require_finite(np.full(100, np.finfo(np.float16).max, np.float16), "x")
     require_finite(np.full(100, np.finfo(np.float32).max, np.float32), "x")
     require_finite(np.array([np.finfo(np.float32).max, np.finfo(np.float32).min]), "x")

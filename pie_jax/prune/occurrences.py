@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from pie_jax.buckets import bucket
 from pie_jax.kernels import TILE, Tiles, Writes, active_union
 from pie_jax.mesh import copies, fetch, put
-from pie_jax.placement import place_weight
+from pie_jax.placement import host_zeros, place_weight
 from pie_jax.transcoders.modules import Encoder, active_mask
 from pie_jax.transcoders.stored import Transcoder
 
@@ -172,7 +172,7 @@ def read_rows(transcoder: Transcoder, occurrences: Occurrences) -> DecoderTable:
 def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> tuple[Array, Tiles]:
     """Read some features' rows layer by layer into `size` tiles on the devices."""
     d_model = transcoder.config.d_model
-    table = np.zeros((size, TILE, d_model), transcoder.decoder_maps[0].dtype)
+    table = host_zeros((size, TILE, d_model), transcoder.decoder_maps[0].dtype)
     target, block = np.zeros(size, np.int32), np.zeros(size, np.int32)
     first: list[int] = []
     filled = blocks = 0
