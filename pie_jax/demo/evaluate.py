@@ -18,6 +18,7 @@ from pie_jax.errors import PieError
 from pie_jax.models.loader import LanguageModel, load_model
 from pie_jax.models.tokenizer import Tokenizer
 from pie_jax.models.transformer import Transformer
+from pie_jax.programs import program
 from pie_jax.tasks import EncodedPair, encode_pairs, get_task
 from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.stored import Transcoder
@@ -131,7 +132,7 @@ def main(model: str = "demo", transcoder: str = "demo", pairs: int = 512, seed: 
     raise typer.Exit(0 if all(figure.met for figure in figures) else 1)
 
 
-@jax.jit
+@program()
 def _last_logits(
     transformer: Transformer, tokens: Int[Array, "B T"], last: Int[Array, " B"]
 ) -> Float[Array, "B V"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from pie_jax.errors import InputError
 from pie_jax.interpret.records import FeatureKey
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
+from pie_jax.programs import program
 from pie_jax.prune.passes import transcoder_inputs
 from pie_jax.transcoders.config import InputSite
 from pie_jax.transcoders.loader import require_match
@@ -108,7 +108,7 @@ def max_activations(
     return FeatureReader(model, transcoder, keys).max_activations(texts, batch_size=batch_size)
 
 
-@partial(jax.jit, static_argnames="site")
+@program("site")
 def _read(
     model: Transformer,
     encoders: Encoder,

@@ -6,7 +6,6 @@ K head size, N new tokens.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from pie_jax.models.config import rope_frequencies
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.layers import scan_layers
 from pie_jax.models.transformer import KeyValues, Transformer
+from pie_jax.programs import program
 
 
 class Steering(NamedTuple):
@@ -47,7 +47,7 @@ class Cache(NamedTuple):
     values: Float[Array, "L S G K"]
 
 
-@partial(jax.jit, static_argnames=("new_tokens", "site"))
+@program("new_tokens", "site")
 def generate(
     model: Transformer,
     tokens: Int[Array, "B T"],

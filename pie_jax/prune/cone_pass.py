@@ -6,8 +6,6 @@ Layers are the outer loop: a layer's weights are read once for every removal. Sh
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -16,12 +14,13 @@ from pie_jax.kernels import write_layer
 from pie_jax.models.layers import layer_of, scan_layers
 from pie_jax.models.transformer import Block
 from pie_jax.models.windows import places, window_layer
+from pie_jax.programs import program
 from pie_jax.prune.cones import Cones
 from pie_jax.prune.metrics import Metric, Prompt
 from pie_jax.prune.problem import Problem
 
 
-@partial(jax.jit, static_argnames=("width", "metric"))
+@program("width", "metric")
 def cone_metrics(problem: Problem, cones: Cones, width: int, metric: Metric) -> Float[Array, "J C"]:
     """Return the metric of each prompt with each set removed; a batch with windows."""
     return jax.lax.cond(

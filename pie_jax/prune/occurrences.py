@@ -7,7 +7,6 @@ C capacity.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from pie_jax.buckets import bucket
 from pie_jax.kernels import TILE, Tiles, Writes, active_union
 from pie_jax.mesh import copies, fetch, put
 from pie_jax.placement import host_zeros, place_weight
+from pie_jax.programs import program
 from pie_jax.transcoders.modules import Encoder, active_mask
 from pie_jax.transcoders.stored import Transcoder
 
@@ -95,7 +95,7 @@ class OccurrenceFinder:
             self._capacity = bucket(most, _LEAST_CAPACITY)
 
 
-@partial(jax.jit, static_argnames="capacity")
+@program("capacity")
 def _union(
     encoder: Encoder, clean: Array, corrupted: Array | None, length: Array, capacity: int
 ) -> _LayerUnion:

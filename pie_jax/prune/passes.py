@@ -6,7 +6,6 @@ of a set. Where there are several corruptions, results are means over them.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from pie_jax.kernels import map_sets
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.transformer import Transformer
 from pie_jax.models.windows import Window, record, run_window, window
+from pie_jax.programs import program
 from pie_jax.prune.metrics import METRICS, Metric, Prompt, last_logits
 from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 
@@ -33,7 +33,7 @@ class Behaviour(NamedTuple):
     metric: Any
 
 
-@partial(jax.jit, static_argnames="site")
+@program("site")
 def transcoder_inputs(model: Transformer, tokens: Int[Array, "B T"], site: str) -> Array:
     """Return what a transcoder reads on each prompt, [B, L, T, D] in float32."""
 
@@ -67,7 +67,7 @@ def read_whole(
     return Reading(transcoder_inputs(model, prompts.tokens, site), read, None, zero)
 
 
-@partial(jax.jit, static_argnames=("size", "site", "metric"))
+@program("size", "site", "metric")
 def read_windows(
     model: Transformer,
     prompts: Prompt,
@@ -102,7 +102,7 @@ def read_windows(
     return jax.vmap(one, axes)(prompts, corrupted, start)
 
 
-@partial(jax.jit, static_argnames=("metric", "rule"))
+@program("metric", "rule")
 def metric_gradients(
     problem: Problem, metric: Metric, rule: GradientRule
 ) -> tuple[Float[Array, " B"], Float[Array, "B L W D"]]:
@@ -117,7 +117,7 @@ def metric_gradients(
     return over_prompts(one, problem)
 
 
-@jax.jit
+@program()
 def attribute(problem: Problem, gradient: Float[Array, "B L W D"]) -> Float[Array, "B N"]:
     """Return gradient x write x change of activation, the mean over corruptions."""
 
@@ -127,13 +127,13 @@ def attribute(problem: Problem, gradient: Float[Array, "B L W D"]) -> Float[Arra
     return over_prompts(one, problem, gradient)
 
 
-@jax.jit
+@program()
 def total_writes(problem: Problem) -> Float[Array, "B M L W D"]:
     """Return what all occurrences of each prompt write together, under each corruption."""
     return over_prompts(lambda problem: jax.vmap(problem.written)(problem.delta), problem)
 
 
-@partial(jax.jit, static_argnames=("metric", "chunk"))
+@program("metric", "chunk")
 def removal_metrics(
     problem: Problem, sets: Int[Array, "B S K"], metric: Metric, chunk: int
 ) -> Float[Array, "B S"]:
@@ -151,7 +151,7 @@ def removal_metrics(
     return over_prompts(one, problem, sets)
 
 
-@partial(jax.jit, static_argnames=("metric", "chunk"))
+@program("metric", "chunk")
 def circuit_behaviour(
     problem: Problem,
     total: Float[Array, "B M L W D"],
@@ -180,7 +180,7 @@ def circuit_behaviour(
     return over_prompts(one, problem, total, kept)
 
 
-@partial(jax.jit, static_argnames="chunk")
+@program("chunk")
 def circuit_kl_last(
     problem: Problem,
     total: Float[Array, "B M L W D"],
@@ -205,7 +205,7 @@ def circuit_kl_last(
     return over_prompts(one, problem, total, kept)
 
 
-@partial(jax.jit, static_argnames="metric")
+@program("metric")
 def end_points(
     problem: Problem, total: Float[Array, "B M L W D"], metric: Metric
 ) -> tuple[Float[Array, " B"], Behaviour]:

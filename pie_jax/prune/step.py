@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from pie_jax.kernels import Writes
 from pie_jax.mesh import put
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
+from pie_jax.programs import program
 from pie_jax.prune.batches import PairBatch
 from pie_jax.prune.corruptions import found_and_judged, rest_at_zero
 from pie_jax.prune.inputs import PruneInputs
@@ -214,7 +214,7 @@ def _problem(
     )
 
 
-@partial(jax.jit, static_argnames="size")
+@program("size")
 def _inside(
     prompts: Prompt, writes: Writes, delta: jax.Array, start: jax.Array, size: int
 ) -> tuple[Prompt, Writes, jax.Array]:

@@ -7,7 +7,6 @@ left out) and the unembedding. What later layers make of it is not seen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
+from pie_jax.programs import program
 from pie_jax.transcoders.stored import Transcoder
 
 # Rows whose effects [n, V] are in memory at once.
@@ -79,7 +79,7 @@ def promoted_tokens(
     ]
 
 
-@partial(jax.jit, static_argnames="top")
+@program("top")
 def direct_effects(
     model: Transformer, directions: Float[Array, "n D"], top: int
 ) -> tuple[Int[Array, "n K"], Float[Array, "n K"], Int[Array, "n K"], Float[Array, "n K"]]:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from pie_jax.models.transformer import Transformer
+from pie_jax.programs import program
 from pie_jax.transcoders.modules import CrossLayerTranscoder
 from pie_jax.transcoders.train_data import Feed, Windows
 from pie_jax.transcoders.train_stream import stream
@@ -82,7 +82,7 @@ def measure(transformer: Transformer, clt: CrossLayerTranscoder, windows: Window
     )
 
 
-@jax.jit
+@program()
 def _sums(transformer: Transformer, clt: CrossLayerTranscoder, feed: Feed) -> dict[str, Array]:
     inputs, targets = stream(transformer, feed)
     counts = feed.counts[:, None]

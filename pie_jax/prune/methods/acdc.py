@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.buckets import multiple
 from pie_jax.mesh import fetch
+from pie_jax.programs import program
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.metrics import last_logits
@@ -24,7 +25,7 @@ from pie_jax.prune.selection import NOBODY, Selection, pad, with_scores
 _LOW, _HIGH = 1e-9, 1e2
 
 
-@jax.jit
+@program()
 def sweep(
     problem: Problem, blocks: Int[Array, "B J block"], tau: Float[Array, "B Q"]
 ) -> Float[Array, "B Q J block"]:

@@ -6,13 +6,12 @@ once, where the exact scan runs the model once for each pair. Single effects sta
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.mesh import fetch
+from pie_jax.programs import program
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.methods.fap import scores as fap_scores
@@ -23,7 +22,7 @@ from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 from pie_jax.prune.selection import NOBODY, Selection, rank, with_scores
 
 
-@partial(jax.jit, static_argnames="metric")
+@program("metric")
 def interactions(
     problem: Problem, partners: Int[Array, "B P"], metric: Metric
 ) -> Float[Array, "B P N"]:

@@ -6,8 +6,6 @@ Scores of all occurrences sum to objective(clean) - objective(null) as the point
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +13,7 @@ from jaxtyping import Array, Float
 
 from pie_jax.mesh import fetch
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
+from pie_jax.programs import program
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.metrics import last_logits
@@ -27,7 +26,7 @@ def path_points(points: int) -> np.ndarray:
     return (np.arange(points, dtype=np.float32) + 0.5) / points
 
 
-@partial(jax.jit, static_argnames=("objective", "rule"))
+@program("objective", "rule")
 def scores_at(
     problem: Problem,
     total: Float[Array, "B M L W D"],

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pie_jax.programs import program
 from pie_jax.prune.search.space import Space, kl_and_gain
 from pie_jax.prune.selection import NOBODY
 
@@ -31,7 +32,7 @@ def measure(space: Space, members: Int[Array, "S K"]) -> tuple[Circuits, Float[A
     return Circuits(members, kl, jnp.where(members >= 0, own, 0.0)), gain
 
 
-@jax.jit
+@program()
 def replaced(
     circuits: Circuits, at: Int[Array, ""], found: Circuits, use: Bool[Array, " B"]
 ) -> Circuits:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from pie_jax.programs import program
 from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, is_member, measure
 from pie_jax.prune.search.space import Space, circuit_kl
@@ -18,7 +19,7 @@ from pie_jax.prune.search.space import Space, circuit_kl
 WEAKEST, BEST = 4, 8
 
 
-@partial(jax.jit, static_argnames=("rounds", "chunk"))
+@program("rounds", "chunk")
 def exchange(space: Space, members: Int[Array, "B S K"], rounds: int, chunk: int) -> Circuits:
     """Return the circuits after at most `rounds` exchanges each; KL never rises.
 

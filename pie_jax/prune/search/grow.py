@@ -5,7 +5,6 @@ Shapes: B batch, P candidates, E stages, K the largest circuit.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pie_jax.programs import program
 from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, is_member, largest_members, measure
 from pie_jax.prune.search.space import Space
@@ -39,7 +39,7 @@ def stage_ends(budgets: tuple[int, ...], stages: int, least: int = 1) -> list[in
     return sorted({*(end for end in grid if end >= least), *budgets})
 
 
-@partial(jax.jit, static_argnames=("most", "chunk"))
+@program("most", "chunk")
 def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
     """Return the path of circuits of `ends` [E] members, at most `most`; the largest gains (signed)
     are added."""

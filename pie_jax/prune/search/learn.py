@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from pie_jax.programs import program
 from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, largest_members, measure
 from pie_jax.prune.search.space import Space
@@ -53,7 +54,7 @@ def unit(gain: Float[Array, "S P"]) -> Float[Array, "S P"]:
     return gain / (jnp.sqrt(jnp.mean(gain**2, axis=1, keepdims=True)) + _TINY)
 
 
-@partial(jax.jit, static_argnames=("most", "steps", "chunk"))
+@program("most", "steps", "chunk")
 def learn(
     space: Space,
     logits: Float[Array, "B S P"],

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.mesh import fetch
+from pie_jax.programs import program
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.search.circuits import Circuits
 from pie_jax.prune.search.space import TILE, Space, highest, tiles
@@ -48,13 +49,13 @@ def narrowed(inputs: PruneInputs, space: Space, score: Float[Array, "B P"], most
     return Narrower(narrow, score, of)
 
 
-@jax.jit
+@program()
 @jax.vmap
 def _looked_up(index: Int[Array, " Q"], members: Int[Array, "S K"]) -> Int[Array, "S K"]:
     return jnp.where(members >= 0, index[jnp.maximum(members, 0)], NOBODY)
 
 
-@jax.jit
+@program()
 @jax.vmap
 def _taken(of: tuple[Array, Array, Array, Array], index: Int[Array, " Q"]) -> tuple[Array, ...]:
     """Return rows, change, score and occurrence of the candidates at `index`."""

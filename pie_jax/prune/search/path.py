@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
+from pie_jax.programs import program
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.metrics import last_logits
 from pie_jax.prune.passes import objective_value
@@ -58,7 +59,7 @@ def path_ends(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[int]:
     return sorted({*grid[:-1].tolist(), *budgets})
 
 
-@partial(jax.jit, static_argnames=("objective", "rule", "shrinks"))
+@program("objective", "rule", "shrinks")
 def _path(
     problem: Problem,
     total: Float[Array, "B M L W D"],

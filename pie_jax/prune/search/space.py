@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pie_jax.buckets import bucket, multiple
 from pie_jax.mesh import fetch
 from pie_jax.models.transformer import Transformer
+from pie_jax.programs import program
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.problem import Problem, over_prompts
 from pie_jax.prune.search.window import Window, open_window, window_kl
@@ -149,12 +150,12 @@ def highest(
     return best & live
 
 
-@jax.jit
+@program()
 def _windows(problem: Problem) -> Window:
     return over_prompts(open_window, problem)
 
 
-@jax.jit
+@program()
 def _path_scores(
     problem: Problem, window: Window, total: Float[Array, "B M L W D"]
 ) -> Float[Array, "B N"]:
@@ -181,7 +182,7 @@ def _path_scores(
     return over_prompts(one, problem, window, total)
 
 
-@jax.jit
+@program()
 def _gather(
     problem: Problem, window: Window, total: Array, index: Int[Array, "B P"], position: Array
 ) -> Space:

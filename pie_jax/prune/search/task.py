@@ -11,7 +11,6 @@ window, D model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pie_jax.mesh import fetch
+from pie_jax.programs import program
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.problem import Problem, over_prompts
 from pie_jax.prune.search.batch import KEPT_BY_GRADIENT
@@ -74,7 +74,7 @@ def _spread(mask: np.ndarray, slot: np.ndarray) -> np.ndarray:
     return kept.swapaxes(0, 1).astype(np.float32)
 
 
-@partial(jax.jit, static_argnames="chunk")
+@program("chunk")
 def _kls(
     problem: Problem, total: Float[Array, "B M L W D"], kept: Float[Array, "B S N"], chunk: int
 ) -> Float[Array, "B S"]:
@@ -85,7 +85,7 @@ def _kls(
     return over_prompts(one, problem, total, kept)
 
 
-@partial(jax.jit, static_argnames="chunk")
+@program("chunk")
 def _kls_and_gains(
     problem: Problem, total: Float[Array, "B M L W D"], kept: Float[Array, "B S N"], chunk: int
 ) -> tuple[Float[Array, "B S"], Float[Array, "B S N"]]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pie_jax.programs import program
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.search.grow import largest, stage_ends
 from pie_jax.prune.search.learn import PATIENCE, optimiser, unit, warm_logits
@@ -165,6 +166,6 @@ class TaskSearch:
         return (kl * use[:, None]).sum(axis=2) / use.sum(axis=1)[:, None]
 
 
-@jax.jit
+@program()
 def _most(score: Float[Array, "S U"], sizes: Int[Array, " S"]) -> Float[Array, "S U"]:
     return jax.vmap(largest)(score, sizes)
