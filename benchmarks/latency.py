@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--shortest", type=int, default=9, help="tokens, BOS included")
     parser.add_argument("--longest", type=int, default=64)
+    parser.add_argument("--mixed", action="store_true", help="other windows too")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--programs", action="store_true", help="list every compiled program")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -75,6 +76,7 @@ def _process(method: str, options: argparse.Namespace, cache: str) -> dict[str, 
     import os
 
     sizes = [f"--{name}={getattr(options, name)}" for name in ("prompts", "shortest", "longest")]
+    sizes += ["--mixed"] if options.mixed else []
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.latency", "--one", method, *sizes],
@@ -94,7 +96,7 @@ def _measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
 
     use_compile_cache()
     model, clt = pie_jax.load_model(), pie_jax.load_transcoder()
-    pairs = pairs_of_lengths(model, _lengths(options))
+    pairs = pairs_of_lengths(model, _lengths(options), options.mixed)
     loaded = time.perf_counter() - start
     answers, programs = [], []
     for tokens, pair in pairs:
@@ -131,10 +133,12 @@ def _coprime(a: int, b: int) -> bool:
     return a == 1
 
 
-def pairs_of_lengths(model: Any, lengths: Sequence[int]) -> list[tuple[int, Any]]:
+def pairs_of_lengths(
+    model: Any, lengths: Sequence[int], mixed: bool = False
+) -> list[tuple[int, Any]]:
     """Return an IOI pair of each length in tokens: other sentences in front, cut from the left.
 
-    Every third pair differs from its first names on, the others from the second subject on.
+    With `mixed`, every third pair differs from its first names on instead of the second subject.
     """
     from pie_jax.tasks import Pair, get_task
 
@@ -142,7 +146,7 @@ def pairs_of_lengths(model: Any, lengths: Sequence[int]) -> list[tuple[int, Any]
     tokenizer = model.tokenizer
     found = []
     for index, length in enumerate(lengths):
-        kind = "abc" if index % 3 == 2 else "s2-random"
+        kind = "abc" if mixed and index % 3 == 2 else "s2-random"
         many = task.generate(8, seed=index, tokenizer=tokenizer, corruption=kind, split="heldout")
         filler = " ".join(pair.clean + pair.target + "." for pair in many[1:])
         pair = min(many, key=lambda pair: len(tokenizer.encode(pair.clean)))

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pie_jax.models.config import rope_frequencies
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.layers import scan_layers
-from pie_jax.models.transformer import KeyValues, Transformer
+from pie_jax.models.transformer import KeyValues, Transformer, rotation
 from pie_jax.programs import program
 
 
@@ -98,7 +97,7 @@ def extend(
     """Run tokens at positions `start` on; return the last residual stream and the longer cache."""
     config = model.config
     positions = start + jnp.arange(tokens.shape[0])
-    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config))
+    turns = rotation(config, positions)
     distance = positions[:, None] - jnp.arange(cache.keys.shape[1])[None, :]
     causal = distance >= 0
     local = causal if config.sliding_window is None else causal & (distance < config.sliding_window)
@@ -108,7 +107,7 @@ def extend(
         x, change = carry
         block, slides, keys, values, index = inputs
         mask = jnp.where(slides, local, causal)
-        q, k, v = block.attention.project(block.attention_norm(x, FULL), angles)
+        q, k, v = block.attention.project(block.attention_norm(x, FULL), turns)
         keys = jax.lax.dynamic_update_slice(keys, k, (start, 0, 0))
         values = jax.lax.dynamic_update_slice(values, v, (start, 0, 0))
         attended = block.attention.attend(q, [KeyValues(keys, values, mask)], FULL)

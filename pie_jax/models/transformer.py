@@ -81,19 +81,19 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "T D"],
-        angles: Float[Array, "T half"],
+        turns: Float[Array, "T 2 half"],
         mask: Bool[Array, "T T"],
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
-        q, k, v = self.project(x, angles)
+        q, k, v = self.project(x, turns)
         return self.attend(q, [KeyValues(k, v, mask)], rule)
 
     def project(
-        self, x: Float[Array, "T D"], angles: Float[Array, "T half"]
+        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"]
     ) -> tuple[Float[Array, "T H K"], Float[Array, "T G K"], Float[Array, "T G K"]]:
         """Return queries, keys and values, the first two rotated."""
-        q = rotate(_project("td,dhk->thk", x, self.query), angles)
-        k = rotate(_project("td,dgk->tgk", x, self.key), angles)
+        q = rotate(_project("td,dhk->thk", x, self.query), turns)
+        k = rotate(_project("td,dgk->tgk", x, self.key), turns)
         return q, k, _project("td,dgk->tgk", x, self.value)
 
     def attend(
@@ -148,13 +148,13 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "T D"],
-        angles: Float[Array, "T half"],
+        turns: Float[Array, "T 2 half"],
         mask: Bool[Array, "T T"],
         rule: GradientRule,
         mlp_delta: Float[Array, "T D"] | None = None,
     ) -> tuple[Float[Array, "T D"], Float[Array, "T D"], Float[Array, "T D"]]:
         """Return the stream after the block, resid_mid and the MLP's output, [T, D] each."""
-        attended = self.attention(self.attention_norm(x, rule), angles, mask, rule)
+        attended = self.attention(self.attention_norm(x, rule), turns, mask, rule)
         resid_mid = self.add_attention(x, attended, rule)
         mlp_out = self.mlp_output(resid_mid, rule)
         written = mlp_out if mlp_delta is None else mlp_out + mlp_delta
@@ -206,15 +206,14 @@ class Transformer(nnx.Module):
         """
         config, length = self.config, tokens.shape[0]
         x = self.embed(tokens)
-        positions = jnp.arange(length, dtype=jnp.float32)
-        angles = positions[:, None] * jnp.asarray(rope_frequencies(config))
+        turns = rotation(config, jnp.arange(length))
         causal, local = _masks(config, length)
         sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
 
         def layer(x, inputs):
             block, slides, delta = inputs
             mask = jnp.where(slides, local, causal)
-            x, resid_mid, mlp_out = block(x, angles, mask, rule, delta)
+            x, resid_mid, mlp_out = block(x, turns, mask, rule, delta)
             return x, (resid_mid, mlp_out)
 
         x, (resid_mid, mlp_out) = scan_layers(layer, x, self.blocks, sliding, mlp_delta)
@@ -265,9 +264,15 @@ class Transformer(nnx.Module):
         return Outputs(logits, streams.resid_mid, streams.mlp_out)
 
 
-def rotate(x: Float[Array, "T N K"], angles: Float[Array, "T half"]) -> Float[Array, "T N K"]:
-    """Rotate the two halves of every head by the position's angles (Hugging Face's layout)."""
-    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Float[Array, "T 2 half"]:
+    """Return cosine and sine of the angles by which heads at some positions are rotated."""
+    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config))
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+
+def rotate(x: Float[Array, "T N K"], turns: Float[Array, "T 2 half"]) -> Float[Array, "T N K"]:
+    """Rotate the two halves of every head by `rotation` (Hugging Face's layout)."""
+    cos, sin = turns[:, None, 0], turns[:, None, 1]
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 

@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pie_jax.models.config import rope_frequencies
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.layers import layer_of, scan_layers
-from pie_jax.models.transformer import Block, KeyValues, Transformer
+from pie_jax.models.transformer import Block, KeyValues, Transformer, rotation
 
 
 class Record(NamedTuple):
@@ -47,10 +46,10 @@ class Window(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where W positions stand: rotary angles, and which recorded and own keys they see, once for
+    """Where W positions stand: their `rotation`, and which recorded and own keys they see, once for
     layers that see everything and once for sliding ones."""
 
-    angles: Float[Array, "W half"]
+    turns: Float[Array, "W 2 half"]
     recorded: tuple[Bool[Array, "W T"], Bool[Array, "W T"]]
     own: tuple[Bool[Array, "W W"], Bool[Array, "W W"]]
 
@@ -62,7 +61,7 @@ def record(model: Transformer, tokens: Int[Array, " T"]) -> Record:
 
     def layer(x, inputs):
         block, slides = inputs
-        q, k, v = block.attention.project(block.attention_norm(x, FULL), places.angles)
+        q, k, v = block.attention.project(block.attention_norm(x, FULL), places.turns)
         own = KeyValues(k, v, _pick(places.own, slides))
         resid_mid = block.add_attention(x, block.attention.attend(q, [own], FULL), FULL)
         return resid_mid + block.mlp_output(resid_mid, FULL), (x, resid_mid, k, v)
@@ -159,7 +158,7 @@ def window_layer(
 
     P = W; with `last`, only that position is computed beyond keys and values, and P = 1.
     """
-    q, k, v = block.attention.project(block.attention_norm(x, rule), places.angles)
+    q, k, v = block.attention.project(block.attention_norm(x, rule), places.turns)
     masks = [_pick(places.recorded, slides), _pick(places.own, slides)]
     if last is not None:
         x, q, *masks = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, q, *masks))
@@ -176,7 +175,6 @@ def places(model: Transformer, of: Window, offset: Int[Array, ""], size: int) ->
 def _places(model: Transformer, start: Array, size: int, recorded: int) -> Places:
     config = model.config
     positions = start + jnp.arange(size)
-    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config))
     sources = jnp.arange(recorded)
     before = (sources < start) & jnp.ones((size, 1), bool)
     own = positions[:, None] >= positions[None, :]
@@ -186,7 +184,8 @@ def _places(model: Transformer, start: Array, size: int, recorded: int) -> Place
             return seen
         return seen & (positions[:, None] - at[None, :] < config.sliding_window)
 
-    return Places(angles, (before, near(before, sources)), (own, near(own, positions)))
+    turns = rotation(config, positions)
+    return Places(turns, (before, near(before, sources)), (own, near(own, positions)))
 
 
 def _pick(masks: tuple[Array, Array], slides: Array) -> Array:

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pie_jax.buckets import bucket, multiple
+from pie_jax.buckets import length_class, window_class
 from pie_jax.tasks.encode import EncodedPair
-
-_LEAST_LENGTH = 16
-_LENGTH_STEP = 4
-_LEAST_WINDOW = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
     """
     groups: dict[int, list[EncodedPair]] = defaultdict(list)
     for pair in pairs:
-        groups[bucket(len(pair.clean), _LEAST_LENGTH)].append(pair)
+        groups[length_class(len(pair.clean))].append(pair)
     longest = max(groups, default=0)
     waiting: list[EncodedPair] = []
     result = []
@@ -54,9 +50,8 @@ def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
             waiting = group
             continue
         waiting = []
-        window = bucket(max(map(_changing, group)), _LEAST_WINDOW)
-        padded = min(length, multiple(max(len(pair.clean) for pair in group), _LENGTH_STEP))
-        result += [_batch(part, size, padded, min(window, padded)) for part in _parts(group, size)]
+        window = window_class(max(map(_changing, group)), length)
+        result += [_batch(part, size, length, window) for part in _parts(group, size)]
     return result
 
 

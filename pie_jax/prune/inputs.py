@@ -19,7 +19,7 @@ from pie_jax.prune.passes import (
     attribute,
     circuit_behaviour,
     circuit_kl_last,
-    end_points,
+    clean_metric,
     metric_gradients,
     removal_metrics,
     total_writes,
@@ -53,6 +53,7 @@ class PruneInputs:
         self.problem, self.prompts, self.occurrences = problem, prompts, occurrences
         self.rows, self.options = rows, options
         self._scores: dict[str, np.ndarray] = {}
+        self._ends: tuple[np.ndarray, Behaviour] | None = None
 
     @property
     def metric(self) -> Metric:
@@ -76,15 +77,22 @@ class PruneInputs:
         """Return what all occurrences write together, [B, M, L, T, D]."""
         return per_shard(total_writes, self.problem)
 
-    @cached_property
+    @property
     def ends(self) -> tuple[np.ndarray, Behaviour]:
         """Return the clean metric [B] and the behaviour with every occurrence removed."""
-        clean, null = end_points(self.problem, self.total, self.metric)
-        return fetch(clean), jax.tree.map(fetch, null)
+        if self._ends is None:
+            self.behaviour(np.zeros((len(self.rows), 0, 1), np.int32))
+            assert self._ends is not None
+        return self._ends
+
+    @cached_property
+    def _clean(self) -> np.ndarray:
+        """Return the metric with nothing removed, [B]."""
+        return fetch(clean_metric(self.problem, self.metric))
 
     def removal_effects(self, sets: np.ndarray) -> np.ndarray:
         """Return m_clean - m(set removed) for sets [B, S, K] of occurrences, [B, S]."""
-        clean, _ = self.ends
+        clean = self._clean
         if self.problem.window is not None:
             return self._cone_effects(sets, clean)
         padded, chunk = self._chunks(sets)
@@ -133,14 +141,20 @@ class PruneInputs:
         return -(-count // max(parts, 1))
 
     def behaviour(self, kept: np.ndarray) -> tuple[Behaviour, np.ndarray]:
-        """Return the behaviour of the circuits [B, S, K], and the complements' metric [B, S]."""
-        count = kept.shape[1]
-        padded, chunk = self._chunks(kept)
+        """Return the behaviour of the circuits [B, S, K], and the complements' metric [B, S].
+
+        The empty set is measured beside them: it is the `ends`.
+        """
+        empty = np.full_like(kept, NOBODY, shape=(len(kept), 1, kept.shape[2]))
+        padded, chunk = self._chunks(np.concatenate([empty, kept], axis=1), runs=2)
         result, complement = circuit_behaviour(
             self.problem, self.total, self.put(padded), self.metric, chunk
         )
-        cut = jax.tree.map(lambda x: fetch(x)[:, :count], result)
-        return cut, fetch(complement)[:, :count]
+        circuits = jax.tree.map(fetch, result)
+        rest = fetch(complement)
+        self._ends = rest[:, 0], jax.tree.map(lambda x: x[:, 0], circuits)
+        own = np.s_[:, 1 : 1 + kept.shape[1]]
+        return jax.tree.map(lambda x: x[own], circuits), rest[own]
 
     def kl_last(self, kept: np.ndarray) -> np.ndarray:
         """Return the KL of circuits [B, S, K] at the last position in nats, [B, S]."""
@@ -161,10 +175,10 @@ class PruneInputs:
         one = 4 * batch * corruptions * length * max(layers * config.d_model, config.vocab_size)
         return max(1, self.options.bytes_at_once() // one)
 
-    def _chunks(self, sets: np.ndarray) -> tuple[np.ndarray, int]:
-        """Pad S to a multiple of the chunk, with sets of nobody."""
+    def _chunks(self, sets: np.ndarray, runs: int = 1) -> tuple[np.ndarray, int]:
+        """Pad S to a multiple of the chunk, with empty sets; each set takes so many `runs`."""
         count = sets.shape[1]
-        parts = -(-count // self.side_by_side())
+        parts = -(-count * runs // self.side_by_side())
         chunk = -(-count // parts)
         pad = multiple(count, chunk) - count
         return np.pad(sets, ((0, 0), (0, pad), (0, 0)), constant_values=NOBODY), chunk

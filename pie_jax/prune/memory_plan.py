@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pie_jax.buckets import bucket
+from pie_jax.buckets import coarse
 from pie_jax.kernels import TILE
 from pie_jax.kernels.writes import _CHUNK
 from pie_jax.models.config import ModelConfig
 from pie_jax.prune.inputs import _STREAM_BYTES
-from pie_jax.prune.occurrences import _LEAST_CAPACITY, _LEAST_TILES
+from pie_jax.prune.occurrences import _LEAST_BLOCKS, _LEAST_TILES, occurrences_class
 from pie_jax.prune.options import PruneOptions
 from pie_jax.transcoders.config import TranscoderConfig
 
@@ -87,19 +87,19 @@ def decoder_bytes(shapes: Shapes) -> int:
 
 
 def occurrences(shapes: Shapes, load: Load) -> int:
-    """Return N, that of the fullest prompt, rounded up to its bucket; BOS has none."""
+    """Return N, that of the fullest prompt, rounded up to its class; BOS has none."""
     expected = _FULLEST * shapes.transcoder.num_layers * (load.real - 1) * load.active
-    return bucket(round(expected), _LEAST_CAPACITY)
+    return occurrences_class(round(expected), load.tokens)
 
 
 def rows(shapes: Shapes, load: Load) -> int:
-    """Return R, whole tiles rounded up to their bucket, as if every token drew its features by lot.
+    """Return R, whole tiles rounded up to their class, as if every token drew its features by lot.
 
     Real prompts of one task share more features than that.
     """
     config, each = shapes.transcoder, blocks(shapes, load)
     tiles = sum(each * config.targets(layer) for layer in range(config.num_layers))
-    return bucket(tiles, _LEAST_TILES) * TILE
+    return coarse(tiles, _LEAST_TILES, 2) * TILE
 
 
 def blocks(shapes: Shapes, load: Load) -> int:
@@ -151,7 +151,7 @@ def gradient_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
     heads = config.num_heads * (load.tokens + load.window + 2 * config.head_dim)
     each = 6 * config.d_model + 4 * config.d_mlp + heads
     kept = load.batch * config.num_layers * load.window * each
-    slots = bucket(config.num_layers * blocks(shapes, load), _LEAST_TILES) * TILE
+    slots = coarse(config.num_layers * blocks(shapes, load), _LEAST_BLOCKS, 2) * TILE
     scores = 2 * load.batch * slots * load.window
     return _WORD * versions * (kept + scores)
 

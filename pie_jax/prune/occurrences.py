@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.buckets import bucket
+from pie_jax.buckets import coarse
 from pie_jax.kernels import TILE, Tiles, Writes, active_union
 from pie_jax.mesh import copies, fetch, put
 from pie_jax.placement import host_zeros, place_weight
@@ -22,8 +22,11 @@ from pie_jax.programs import program
 from pie_jax.transcoders.modules import Encoder, active_mask
 from pie_jax.transcoders.stored import Transcoder
 
-_LEAST_CAPACITY = 64
-_LEAST_TILES = 4
+# Active features of a position in any layer, counted with those of padding, at least.
+_OCCURRENCES = 64
+_LEAST_TILES, _LEAST_BLOCKS = 64, 32
+# Of a layer's list; and active features of a position in one layer, at first.
+_LEAST_CAPACITY, _ACTIVE = 512, 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class OccurrenceFinder:
 
     def __init__(self, transcoder: Transcoder):
         self._transcoder = transcoder
-        self._capacity = _LEAST_CAPACITY
+        self._capacity = 0
 
     def find(
         self,
@@ -78,33 +81,42 @@ class OccurrenceFinder:
         None stands for one corruption under which every activation is 0.
         """
         length = put(self._transcoder.mesh, lengths)
+        self._grow(_ACTIVE * clean.shape[2])
         layers = [self._layer(layer, clean, corrupted, length) for layer in range(clean.shape[1])]
-        return _merge(layers)
+        return _merge(layers, clean.shape[2])
 
     def _layer(
         self, layer: int, clean: Array, corrupted: Array | None, length: Array
     ) -> _LayerUnion:
         encoder = self._transcoder.encoder(layer)
-        x = clean[:, layer]
-        y = None if corrupted is None else corrupted[:, :, layer]
+        inputs = (encoder, np.int32(layer), clean, corrupted, length)
         while True:
-            union = jax.tree.map(fetch, _union(encoder, x, y, length, self._capacity))
+            union = jax.tree.map(fetch, _union(*inputs, self._capacity))
             most = int(union.active.max())
             if most <= self._capacity:
                 return union
-            self._capacity = bucket(most, _LEAST_CAPACITY)
+            self._grow(most)
+
+    def _grow(self, size: int) -> None:
+        self._capacity = max(self._capacity, coarse(size, _LEAST_CAPACITY))
 
 
 @program("capacity")
 def _union(
-    encoder: Encoder, clean: Array, corrupted: Array | None, length: Array, capacity: int
+    encoder: Encoder,
+    layer: Int[Array, ""],
+    clean: Float[Array, "B L T D"],
+    corrupted: Float[Array, "B M L T D"] | None,
+    length: Int[Array, " B"],
+    capacity: int,
 ) -> _LayerUnion:
     weight, bias = encoder.weight[...], encoder.bias[...]
     threshold = None if encoder.threshold is None else encoder.threshold[...]
 
     def one(x: Array, y: Array | None, length: Array) -> _LayerUnion:
         runs = x[None] if y is None else jnp.concatenate([x[None], y])
-        real = active_mask(length, x.shape[0])
+        runs = jax.lax.dynamic_index_in_dim(runs, layer, axis=1, keepdims=False)
+        real = active_mask(length, runs.shape[1])
         found = active_union(weight, bias, threshold, runs, real, capacity)
         clean, others = found.activation[0], found.activation[1:]
         others = jnp.zeros_like(clean)[None] if y is None else others
@@ -114,11 +126,16 @@ def _union(
     return jax.vmap(one, axes)(clean, corrupted, length)
 
 
-def _merge(layers: list[_LayerUnion]) -> Occurrences:
+def occurrences_class(size: int, length: int) -> int:
+    """Return the N of prompts padded to `length` that have at most `size` occurrences."""
+    return length * coarse(-(-size // length), _OCCURRENCES)
+
+
+def _merge(layers: list[_LayerUnion], length: int) -> Occurrences:
     counts = np.stack([layer.active for layer in layers], axis=1)
     total = counts.sum(axis=1)
     # From this batch alone: a resumed run meets the same shapes, so the same sums.
-    size = bucket(int(total.max(initial=0)), _LEAST_CAPACITY)
+    size = occurrences_class(int(total.max(initial=0)), length)
     shape = (len(total), size)
     versions = layers[0].corrupted.shape[1]
     out = {
@@ -161,7 +178,7 @@ def read_rows(transcoder: Transcoder, occurrences: Occurrences) -> DecoderTable:
         start[here] = (tiles + block * width[layer]) * TILE + row
         needed.append(features)
         tiles += -(-len(features) // TILE) * int(width[layer])
-    table, layout = _read_table(transcoder, needed, bucket(tiles, _LEAST_TILES))
+    table, layout = _read_table(transcoder, needed, coarse(tiles, _LEAST_TILES, 2))
     first = occurrences.layer
     last = first + width[first] - 1
     arrays = (start, first, last, occurrences.position, np.full_like(start, TILE))
@@ -186,7 +203,7 @@ def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> 
             block[here] = blocks
             first.append(filled)
             filled, blocks = filled + width, blocks + 1
-    where = np.zeros(bucket(blocks, _LEAST_TILES), np.int32)
+    where = np.zeros(coarse(blocks, _LEAST_BLOCKS, 2), np.int32)
     where[:blocks] = first
     arrays = (target, block, where, np.array(filled, np.int32))
     tiles = Tiles(*(copies(transcoder.mesh, array) for array in arrays))

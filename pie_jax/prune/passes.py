@@ -161,7 +161,8 @@ def circuit_behaviour(
 ) -> tuple[Behaviour, Float[Array, "B S"]]:
     """Return the behaviour with only each set kept, and the metric with only that set removed.
 
-    The write of everything removed is (all - kept), so a set costs its own rows alone.
+    The write of everything removed is (all - kept), so a set costs its own rows alone. Of the empty
+    set these are the null and the clean metric, equal to the last bit where nothing is written.
     """
 
     def one(problem: Problem, total: Array, kept: Array) -> tuple[Behaviour, Array]:
@@ -170,14 +171,22 @@ def circuit_behaviour(
         def evaluate(members: Array) -> tuple[Behaviour, Array]:
             def under(delta: Array, total: Array) -> tuple[Behaviour, Array]:
                 without = problem.removed(delta, members)
-                behaviour = compare(problem, clean, problem.run(-total - without), metric)
-                return behaviour, problem.value(metric, problem.run(without))
+                # Side by side: one body to compile, and the same sums in both.
+                residual = jax.vmap(problem.run)(jnp.stack([-total - without, without]))
+                behaviour = compare(problem, clean, residual[0], metric)
+                return behaviour, problem.value(metric, residual[1])
 
             return mean_over_corruptions(under, problem.delta, total)
 
         return map_sets(evaluate, kept, chunk)
 
     return over_prompts(one, problem, total, kept)
+
+
+@program("metric")
+def clean_metric(problem: Problem, metric: Metric) -> Float[Array, " B"]:
+    """Return the metric of each prompt with nothing removed."""
+    return over_prompts(lambda problem: problem.value(metric, problem.clean()), problem)
 
 
 @program("chunk")
@@ -203,27 +212,6 @@ def circuit_kl_last(
         return map_sets(evaluate, kept, chunk)
 
     return over_prompts(one, problem, total, kept)
-
-
-@program("metric")
-def end_points(
-    problem: Problem, total: Float[Array, "B M L W D"], metric: Metric
-) -> tuple[Float[Array, " B"], Behaviour]:
-    """Return the metric on the clean run and the behaviour with every occurrence removed."""
-
-    def one(problem: Problem, total: Array) -> tuple[Array, Behaviour]:
-        # Side by side, so that a total of nothing gives the clean metric to the last bit.
-        nothing = problem.no_change()[None]
-        residual = jax.vmap(problem.run)(jnp.concatenate([nothing, -total]))
-        logits = problem.model.unembed(residual[0])
-
-        def under(_: Array, null: Array) -> Behaviour:
-            return compare(problem, logits, null, metric)
-
-        value = problem.value(metric, residual[0])
-        return value, mean_over_corruptions(under, problem.delta, residual[1:])
-
-    return over_prompts(one, problem, total)
 
 
 def compare(

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pie_jax.buckets import bucket
+from pie_jax.buckets import length_class
 from pie_jax.errors import InputError
 from pie_jax.hub import DEMO, resolve_folder
 from pie_jax.models.config import PRESETS, ModelConfig
 from pie_jax.models.loader import load_model_tokenizer, parse_dtype, read_config
 from pie_jax.prune import memory_plan as memory
 from pie_jax.prune import speed_plan as speed
-from pie_jax.prune.batches import _LEAST_LENGTH, batches
+from pie_jax.prune.batches import batches
 from pie_jax.prune.memory_plan import Encoders, Load, Shapes
 from pie_jax.prune.metrics import METRICS
 from pie_jax.prune.options import PruneOptions
@@ -138,7 +138,7 @@ def load_of_tokens(tokens: int, active: float) -> Load:
     """Return a batch of prompts of so many tokens, BOS counted, one corruption each that may change
     all of them. Raises `InputError` for numbers that mean nothing."""
     _check(tokens, active)
-    length = bucket(tokens, _LEAST_LENGTH)
+    length = length_class(tokens)
     return Load(1, 1, length, tokens, length, active)
 
 

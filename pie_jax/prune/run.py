@@ -50,7 +50,9 @@ def prune(
     process 0 writes. Raises `InputError` for settings, pairs or weights that do not fit.
     """
     run = opened_run(model, transcoder, pairs, options, settings, mesh=mesh, source=source)
-    plan = batches(run.encoded, run.options.batch_size)
+    # One prompt by itself is not computed as a whole batch of it.
+    alone = len(run.encoded) == 1 and run.transcoder.mesh is None
+    plan = batches(run.encoded, 1 if alone else run.options.batch_size)
     config = run_config(run, pairs)
     folder = None if out is None else SharedFolder(Path(out), config)
     if folder is not None and (done := folder.finished()) is not None:
