@@ -112,10 +112,10 @@ def test_other_features_and_texts_compile_nothing_new() -> None:
     model = _model()
     transcoder = tiny_transcoder(model)
     FeatureReader(model, transcoder, KEYS[:3]).max_activations(["w3 w4"])
-    before = _read._cache_size()  # type: ignore[attr-defined]
+    before = _read.count()
     other = [FeatureKey(0, 9), FeatureKey(2, 1), FeatureKey(2, 2), FeatureKey(0, 1)]
     FeatureReader(model, transcoder, other).max_activations(["w9", "w7 w8 w9"])
-    assert _read._cache_size() == before  # type: ignore[attr-defined]
+    assert _read.count() == before
 
 
 def test_features_that_do_not_exist_are_named() -> None:

@@ -30,7 +30,6 @@ from pie_jax.prune.passes import (
     attribute,
     circuit_behaviour,
     circuit_kl_last,
-    end_points,
     metric_gradients,
     removal_metrics,
     total_writes,
@@ -212,7 +211,6 @@ def test_measuring_over_data_sends_nothing(tiny: Tiny):
     for lowered in (
         _on_mesh(total_writes, mesh_of(total), 0, ()).lower(problem),
         transcoder_inputs.lower(problem.model, problem.prompt.tokens, "resid_mid"),
-        end_points.lower(problem, total, METRIC),
         removal_metrics.lower(problem, sets, METRIC, 2),
         circuit_behaviour.lower(problem, total, sets, METRIC, 2),
         circuit_kl_last.lower(problem, total, sets, 2),

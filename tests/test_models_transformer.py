@@ -195,12 +195,16 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only():
     y = jax.random.normal(jax.random.key(1), (1, 1, 8))
     frequencies = jnp.asarray([1.0, 0.3, 0.1, 0.01])
 
+    def turns(position: float) -> jax.Array:
+        angles = position * frequencies
+        return jnp.stack([jnp.cos(angles), jnp.sin(angles)])[None]
+
     def score(t: float, s: float) -> jax.Array:
-        return (rotate(x, t * frequencies[None]) * rotate(y, s * frequencies[None])).sum()
+        return (rotate(x, turns(t)) * rotate(y, turns(s))).sum()
 
     np.testing.assert_allclose(score(9, 4), score(25, 20), rtol=1e-4)
     assert abs(score(9, 4) - score(9, 5)) > 1e-2
-    np.testing.assert_allclose(jnp.linalg.norm(rotate(x, frequencies[None])), jnp.linalg.norm(x))
+    np.testing.assert_allclose(jnp.linalg.norm(rotate(x, turns(1))), jnp.linalg.norm(x))
 
 
 def test_embedding_scale_is_rounded_to_the_weights_dtype(golden: Path):

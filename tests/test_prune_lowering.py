@@ -26,7 +26,6 @@ CALLED: dict[str, ModuleType] = {
     "total_writes": inputs,
     "cone_metrics": shard_cones,
     "circuit_behaviour": inputs,
-    "end_points": inputs,
     "_windows": space,
     "_gather": space,
     "grow": found,

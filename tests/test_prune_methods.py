@@ -21,7 +21,6 @@ from prune_helpers import (
 
 import pie_jax
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune import occurrences
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, Selection, run_method
 from pie_jax.prune.options import AcdcOptions, PruneOptions, SynergyOptions
@@ -194,13 +193,8 @@ def together(case: Case) -> dict[str, Columns]:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_prompt_does_not_depend_on_its_batch(
-    case: Case, together: dict[str, Columns], monkeypatch: pytest.MonkeyPatch, size: int
-):
+def test_a_prompt_does_not_depend_on_its_batch(case: Case, together: dict[str, Columns], size: int):
     """Neither on its mates nor on the batch's size, padding and chunks."""
-    if size == 1:
-        # One shape for all: alone, each would compile its own.
-        monkeypatch.setattr(occurrences, "_LEAST_CAPACITY", 768)
     alone = run(case, batch_size=size, chunk_bytes=1 << 17)
     np.testing.assert_array_equal(places(alone["scores"]), places(together["scores"]))
     for table in ("scores", "behaviour"):

@@ -256,7 +256,6 @@ JITTED = {
     "cone_metrics": cone_pass.cone_metrics,
     "circuit_behaviour": passes.circuit_behaviour,
     "circuit_kl_last": passes.circuit_kl_last,
-    "end_points": passes.end_points,
     "_union": occurrences._union,
     "sweep": acdc.sweep,
     "grow": grow.grow,
@@ -283,11 +282,8 @@ def compilations() -> Iterator[SimpleNamespace]:
 
 @pytest.mark.parametrize("case", ["llama"], indirect=True)
 def test_other_prompts_of_the_same_shape_compile_nothing(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+    case: Case,
 ):
-    # Lists that fit from the start: how they grow is not what this is about.
-    monkeypatch.setattr(occurrences, "_LEAST_CAPACITY", 1024)
-    monkeypatch.setattr(space, "_LEAST_TILES", 64)
     options = PruneOptions(
         methods=tuple(METHODS),
         budgets=(3, 6),
@@ -301,13 +297,13 @@ def test_other_prompts_of_the_same_shape_compile_nothing(
     def run(pairs: list[pie_jax.Pair], **changes: object) -> pie_jax.PruneResult:
         return pie_jax.prune(case.model, case.transcoder, pairs, replace(options, **changes))
 
-    # Both sets change from as far back, by the bucket.
+    # Both sets change from as far back, by their class.
     first = run(tiny_pairs([16, 9, 12], seed=3))
-    before = {name: function._cache_size() for name, function in JITTED.items()}
+    before = {name: function.count() for name, function in JITTED.items()}
     assert all(before.values())
     with compilations() as seen:
         second = run(tiny_pairs([14, 16, 9], seed=2))
-    assert {name: function._cache_size() for name, function in JITTED.items()} == before
+    assert {name: function.count() for name, function in JITTED.items()} == before
     assert seen.events == []
     # The counter counts: another batch size compiles, and the prompts were others.
     with compilations() as seen:

@@ -118,8 +118,8 @@ def test_what_stages_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     gradient = np.zeros((load.batch, *problem.no_change().shape), np.float32)[:, :, : load.window]
     scores = taken(passes.attribute, problem, jax.numpy.asarray(gradient))
     kept = np.full((load.batch, 4, 8), -1, np.int32)
-    padded, chunk = inputs._chunks(kept)
-    assert memory.circuits_at_once(shapes, load, OPTIONS) == chunk
+    padded, chunk = inputs._chunks(np.pad(kept, ((0, 0), (0, 1), (0, 0))), runs=2)
+    assert memory.circuits_at_once(shapes, load, OPTIONS, runs=2) == chunk
     circuits = taken(
         passes.circuit_behaviour, problem, inputs.total, jax.numpy.asarray(padded), metric, chunk
     )
@@ -137,10 +137,10 @@ def test_what_stages_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(shard_cones, "cone_metrics", measured)
     run_method(METHODS["fap-synergy"], inputs, (4,))
-    x = jax.numpy.zeros((load.batch, load.tokens, shapes.model.d_model))
+    x = jax.numpy.zeros((load.batch, 1, load.tokens, shapes.model.d_model))
     encoder = case.transcoder.encoder(0)
     length = inputs.prompts.length
-    encoding = taken(occurrences._union, encoder, x, x[:, None], length, capacity=2048)
+    encoding = taken(occurrences._union, encoder, 0, x, x[:, None], length, capacity=2048)
     real = {
         "gradients and scores": scores,
         "circuits and logits": circuits,

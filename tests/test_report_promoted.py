@@ -53,9 +53,9 @@ def test_any_number_of_features_compiles_once(reference: Callable[[str], Referen
     tiny = reference("llama")
     features = [(0, i) for i in range(150)]
     many = promoted_tokens(tiny.model, tiny.transcoder, features, top=3)
-    before = direct_effects._cache_size()  # type: ignore[attr-defined]
+    before = direct_effects.count()
     alone = [promoted_tokens(tiny.model, tiny.transcoder, [f], top=3)[0] for f in features[::50]]
-    assert direct_effects._cache_size() == before  # type: ignore[attr-defined]
+    assert direct_effects.count() == before
     assert [one.promoted for one in many[::50]] == [one.promoted for one in alone]
 
 

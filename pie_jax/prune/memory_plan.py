@@ -188,13 +188,14 @@ def sweep_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
     return _WORD * load.batch * load.versions * (options.acdc.block + 1) * one
 
 
-def circuits_at_once(shapes: Shapes, load: Load, options: PruneOptions) -> int:
-    """Return how many circuits of a prompt run side by side."""
+def circuits_at_once(shapes: Shapes, load: Load, options: PruneOptions, *, runs: int) -> int:
+    """Return how many circuits of a prompt run side by side: with 2 `runs` each, its complement's
+    too, the empty one is among them."""
     config = shapes.model
     position = max(config.num_layers * config.d_model, config.vocab_size)
     one = _WORD * load.batch * load.versions * load.window * position
-    count = len(options.methods) * len(options.budgets)
-    parts = -(-count // max(1, options.bytes_at_once() // one))
+    count = len(options.methods) * len(options.budgets) + runs - 1
+    parts = -(-count * runs // max(1, options.bytes_at_once() // one))
     return -(-count // parts)
 
 
@@ -202,10 +203,10 @@ def circuit_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
     """Return what judging circuits takes: for each of those side by side its writes, its members'
     rows and its logits, of which the divergence needs three more; and the clean logits."""
     config = shapes.model
-    chunk = circuits_at_once(shapes, load, options)
+    chunk = circuits_at_once(shapes, load, options, runs=2)
     logits = load.window * config.vocab_size
     members = max(options.budgets) * config.d_model
-    writes = 2 * config.num_layers * load.window * config.d_model
+    writes = 3 * config.num_layers * load.window * config.d_model
     one = writes + members + 4 * logits
     return _WORD * load.batch * (chunk * load.versions * one + 2 * logits)
 
@@ -221,7 +222,7 @@ def judge_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
     layer = load.tokens * (4 * config.d_model + 3 * config.d_mlp)
     writes = 2 * config.num_layers * load.tokens * config.d_model
     one = writes + max(options.budgets) * config.d_model + layer + 4 * config.vocab_size
-    circuits = circuits_at_once(shapes, whole, options) * one
+    circuits = circuits_at_once(shapes, whole, options, runs=1) * one
     return total_writes_bytes(shapes, whole) + _WORD * load.batch * max(gathered, circuits)
 
 
