@@ -100,14 +100,17 @@ SHAPES = {
 }
 
 
-def make_weights(shape: Shape, folder: Path) -> dict[str, float]:
-    """Write model and transcoder, whose config.yaml comes last; return the seconds of each."""
-    times = [time.perf_counter()]
-    make_model(shape, folder / "model")
-    times.append(time.perf_counter())
+def make_weights(shape: Shape, folder: Path, *, keep_model: bool = False) -> dict[str, float]:
+    """Write model and transcoder, whose config.yaml comes last; return the seconds of each.
+
+    With `keep_model` the model that is there stays.
+    """
+    start = time.perf_counter()
+    if not keep_model:
+        make_model(shape, folder / "model")
+    between = time.perf_counter()
     make_transcoder(shape, folder / "transcoder", input_scale(folder / "model", shape))
-    times.append(time.perf_counter())
-    return {"model": times[1] - times[0], "transcoder": times[2] - times[1]}
+    return {"model": between - start, "transcoder": time.perf_counter() - between}
 
 
 def make_model(shape: Shape, folder: Path, seed: int = 0) -> None:
@@ -223,10 +226,12 @@ def main(
     out: Path,
     shape: str = "small",
     features: Annotated[int, typer.Option(help="A layer; 0: as many as the shape has.")] = 0,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Only the transcoder.")] = False,
 ) -> None:
     """Write weights and say how long it took."""
     sizes = SHAPES[shape]
-    seconds = make_weights(replace(sizes, features=features or sizes.features), out)
+    sizes = replace(sizes, features=features or sizes.features)
+    seconds = make_weights(sizes, out, keep_model=keep_model)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     print(f"{out}: {size / 2**30:.1f} GiB; {took}")

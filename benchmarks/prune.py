@@ -88,6 +88,7 @@ def main(
                 if json_file is not None:
                     write_json(json_file, figures)
 
+            report({"status": "nothing is measured yet"})
             report(prune_measure.measure(work, plain=False, report=report))
         if plain:
             figures["plain"] = prune_measure.measure(work, plain=True)
