@@ -89,8 +89,8 @@ measure_all() {
     --methods fap,auto --prompts "$prompts" --batch-size "$batch" --budgets "$budgets" \
     --json "$out/small.json"
   # Its parent process describes the device while a child measures on it: neither takes it all.
-  stage latency 120 env XLA_PYTHON_CLIENT_PREALLOCATE=false "$python" -m benchmarks.latency \
-    --methods fap --prompts 8 --json "$out/latency.json"
+  stage latency 150 env XLA_PYTHON_CLIENT_PREALLOCATE=false "$python" -m benchmarks.latency \
+    --methods fap --prompts 5 --json "$out/latency.json"
   if [[ -e $weights/transcoder/config.yaml ]]; then
     stage llama-fap-large 120 "${prune[@]}" --methods fap --budgets "$budgets" \
       --prompts $((8 * batch)) --batch-size $((4 * batch)) --json "$out/llama-fap-large.json"
