@@ -1,24 +1,104 @@
 #!/usr/bin/env bash
-# Everything that is to be measured on an accelerator, in one go; unmeasured so far.
+# Everything that is to be measured on an accelerator, within ten minutes, the most telling first.
 #
-#     pip install -e '.[bench]' 'jax[cuda12]' && benchmarks/gpu.sh results-gpu
+#     PYTHONPATH=. bash benchmarks/gpu.sh results-gpu          # on an accelerator
+#     PYTHONPATH=. bash benchmarks/gpu.sh results-gpu quick    # tiny sizes, on any machine
 #
-# Kernels (XLA and Pallas) as shares of the copy bandwidth, the pair scan as a share of the matmul
-# peak, prompts per second of two shapes with and without synergy, in both dtypes.
-set -euo pipefail
-cd "$(dirname "$0")/.."
-out=${1:-results-gpu}
-mkdir -p "$out"
+# The dependencies of pyproject.toml and a jax with CUDA have to be there; this package need not be
+# installed. A stage takes three minutes at most and writes its JSON after every case. What fails or
+# is stopped is said and makes the exit code 1; the next stage starts all the same.
+#
+# OUT/stages.jsonl   seconds and exit code of every stage (124: stopped at its limit)
+# OUT/llama-*.json   Llama-3.2-1B's shape in bfloat16: seconds of the first batch, compiling
+#                    included, prompts/s, and the pair scan as a share of the matmul peak
+# OUT/kernels.json   gathered, tiled, streamed and Pallas as shares of the copy bandwidth
+# OUT/small.json     the shape `small` in float32 with `auto`
+# OUT/latency.json   the demo, one prompt at a time: the first answer and the next ones
+set -uo pipefail
 
-python -c 'import jax; print(jax.devices()); assert jax.default_backend() != "cpu", "no accelerator"'
-python -m benchmarks.kernels --size large --json "$out/kernels.json"
-for dtype in float32 bfloat16; do
-  python -m benchmarks.prune --shape small --prompts 64 --batch-size 32 --dtype "$dtype" \
-    --plain --json "$out/prune-small-$dtype.json"
-done
-for methods in fap fap,fap-synergy; do
-  python -m benchmarks.prune --shape llama-3.2-1b --prompts 64 --batch-size 16 --dtype bfloat16 \
-    --methods "$methods" --json "$out/prune-llama-${methods//,/-}.json"
-done
-python -m benchmarks.prune --shape gemma-2-2b --prompts 32 --batch-size 8 --dtype bfloat16 \
-  --json "$out/prune-gemma.json"
+out=$(realpath -m "${1:?usage: benchmarks/gpu.sh OUT [quick]}")
+size=${2:-full}
+cd "$(dirname "$0")/.."
+mkdir -p "$out"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 COLUMNS=120
+python=${PYTHON:-python3}
+total=${LIMIT:-570}
+failed=0
+
+# stage NAME SECONDS COMMAND...: run a stage, or say why not.
+stage() {
+  local name=$1 most=$2 begin=$SECONDS code
+  shift 2
+  ((most <= total - SECONDS)) || most=$((total - SECONDS))
+  echo "== $name"
+  if ((most < 10)); then
+    echo "$name: not started, as the $total seconds in all are over"
+    code=null
+  else
+    timeout -k 5 "$most" "$@"
+    code=$?
+  fi
+  [[ $code == 0 ]] || { failed=1; echo "$name: FAILED, exit code $code"; }
+  echo "{\"stage\": \"$name\", \"seconds\": $((SECONDS - begin)), \"exit\": $code}" >>"$out/stages.jsonl"
+  [[ $code == 0 ]]
+}
+
+# A folder with room for 24 GiB of weights: in memory where there is much, else on the disk.
+weights_folder() {
+  local free
+  free=$(df --output=avail -B1G /dev/shm 2>/dev/null | tail -1)
+  if [[ $size == full ]] && ((${free:-0} >= 40)); then
+    mktemp -d -p /dev/shm
+  else
+    mktemp -d
+  fi
+}
+
+measure_all() {
+  local shape=llama-3.2-1b prompts=24 batch=8 budgets=50,100 kernels=large small=small
+  local check='import jax; print(jax.devices()); assert jax.default_backend() != "cpu", "no accelerator"'
+  if [[ $size == quick ]]; then
+    shape=tiny prompts=8 batch=4 budgets=5,10 kernels=tiny small=tiny
+    check='import jax; print(jax.devices())'
+  fi
+  : >"$out/stages.jsonl"
+  stage device 60 "$python" -c "$check" || return 1
+
+  weights=$(weights_folder)
+  trap 'rm -rf "$weights"' EXIT
+  df -h "$weights"
+  # A quarter of the features, should all of them take too long; the JSON says how many there are.
+  if ! stage weights 150 "$python" -m benchmarks.made "$weights" --shape "$shape"; then
+    rm -rf "$weights/transcoder"
+    stage fewer-weights 60 "$python" -m benchmarks.made "$weights" --shape "$shape" \
+      --features 8192 --keep-model
+  fi
+  if [[ -e $weights/transcoder/config.yaml ]]; then
+    local prune=("$python" -m benchmarks.prune --shape "$shape" --weights "$weights"
+      --dtype bfloat16)
+    stage llama-fap 150 "${prune[@]}" --methods fap --budgets "$budgets" \
+      --prompts "$prompts" --batch-size "$batch" --json "$out/llama-fap.json"
+    # One budget: another one is other programs to compile.
+    stage llama-fap-synergy 180 "${prune[@]}" --methods fap,fap-synergy --budgets "${budgets#*,}" \
+      --prompts $((2 * batch)) --batch-size "$batch" --json "$out/llama-fap-synergy.json"
+  else
+    echo "there are no weights, so $shape is not measured"
+  fi
+  stage kernels 120 "$python" -m benchmarks.kernels --size "$kernels" --json "$out/kernels.json"
+  stage small 120 "$python" -m benchmarks.prune --shape "$small" --dtype float32 \
+    --methods fap,auto --prompts "$prompts" --batch-size "$batch" --budgets "$budgets" \
+    --json "$out/small.json"
+  # Its parent process describes the device while a child measures on it: neither takes it all.
+  stage latency 150 env XLA_PYTHON_CLIENT_PREALLOCATE=false "$python" -m benchmarks.latency \
+    --methods fap --prompts 5 --json "$out/latency.json"
+  if [[ -e $weights/transcoder/config.yaml ]]; then
+    stage llama-fap-large 120 "${prune[@]}" --methods fap --budgets "$budgets" \
+      --prompts $((8 * batch)) --batch-size $((4 * batch)) --json "$out/llama-fap-large.json"
+  fi
+  rm -f "$out"/*.part
+  cat "$out/stages.jsonl"
+  return "$failed"
+}
+
+measure_all 2>&1 | tee "$out/gpu.log"
+exit "${PIPESTATUS[0]}"

@@ -3,13 +3,14 @@
     python -m benchmarks.kernels --json benchmarks/results/kernels.json
 
 Runs on whatever device JAX has. Pallas kernels are timed where they are compiled, on GPUs and
-TPUs; interpreted ones are never timed.
+TPUs; interpreted ones are never timed. The JSON is written after every case; one that fails is
+written with its error, and makes the exit code 1.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,21 +26,32 @@ from jax import Array
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe
+from benchmarks.limits import copy_bytes
+from benchmarks.machine import describe, write_json
 from benchmarks.timing import Timing, measure
 from pie_jax.kernels import (
+    TILE,
+    Tiles,
     Writes,
     active_union,
     by_feature,
     gradient_times_write,
     streamed_gradient_times_write,
+    tiled_gradient_times_write,
 )
 from pie_jax.kernels.choice import bytes_moved, form
 from pie_jax.transcoders.modules import Encoder
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _CAPACITY = 2048
-Time = Callable[..., Timing]
+# Scores that are compared with float64, and what they may be off: float32 sums, relative.
+_COMPARED = 256
+_TOLERANCE = 1e-3
+Time = Callable[..., tuple[Timing, Any]]
+Row = dict[str, Any]
+# Decoder, features, positions and gradient; a product with how it gets its arguments from them.
+Drawn = tuple[Array, Array, Array, Array]
+Product = tuple[Callable[..., Array], Callable[..., tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Size:
 
 
 SIZES = {
+    "tiny": Size(300, 3, 64, encoders=(256,), copy_mib=4, product=128),
     "small": Size(4096, 8, 512, encoders=(4096, 32768)),
     # A layer of Gemma-2-2B's cross-layer transcoders; 4 GiB in float32.
     "large": Size(16384, 26, 2304, encoders=(16384, 131072), copy_mib=2048, product=8192),
@@ -73,18 +86,40 @@ def main(
     """Measure, print tables, and write them as JSON."""
     sizes, time = SIZES[size], partial(measure, repeats=repeats)
     plain = _plain(sizes, time)
-    figures = {
+    figures: dict[str, Any] = {
         "machine": describe(),
         "cores_used": _cores_used(),
         "size": {"name": size, **asdict(sizes)},
         "plain": plain,
-        "attribution": list(_attribution(sizes, time, plain["copy_bytes_per_second"])),
-        "encoder": list(_encoders(sizes, time)),
+        "attribution": [],
+        "encoder": [],
+        "status": "running",
     }
+    parts = {
+        "attribution": _attribution(sizes, time, plain["copy_bytes_per_second"]),
+        "encoder": _encoders(sizes, time),
+    }
+    for name, rows in parts.items():
+        for row in rows:
+            figures[name].append(row)
+            if json_file is not None:
+                write_json(json_file, figures)
+    figures["status"] = "complete"
     _print(figures)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, figures)
+    if failed := [row for name in parts for row in figures[name] if "error" in row]:
+        print(f"error: {len(failed)} cases failed, the first with: {failed[0]['error']}")
+        raise typer.Exit(1)
+
+
+def _case(what: Row, run: Callable[[], Row]) -> Row:
+    """Return a case's figures, or what went wrong: one case does not cost the others."""
+    try:
+        return {**what, **run()}
+    except Exception as error:  # reported in the row, and by the exit code
+        print(f"{what}: {type(error).__name__}: {error}", file=sys.stderr)
+        return {**what, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
 def _cores_used() -> int | None:
@@ -94,17 +129,24 @@ def _cores_used() -> int | None:
 
 def _plain(sizes: Size, time: Time) -> dict[str, float]:
     """Return what the device does at best: bytes read and written, and products."""
-    moved, passes = jnp.ones(sizes.copy_mib * 2**18, jnp.float32), 8
-    # In place, as fresh memory costs a CPU more than the copy; the first pass fills the place.
-    copy = time(lambda x: jax.lax.fori_loop(0, passes, lambda _, y: y + 1, x), moved)
-    side, clock = sizes.product, _clock(copy)
-    figures = {"copy_bytes_per_second": 2 * (passes + 1) * moved.nbytes / clock}
+    figures = {"copy_bytes_per_second": _copy(sizes, time)}
+    side = sizes.product
     for dtype in ("float32", "bfloat16"):
-        a = jnp.ones((side, side), dtype)
+        # Random numbers: GPUs multiply ones and zeros faster.
+        a = jax.random.normal(jax.random.key(0), (side, side), dtype)
         precision = _HIGHEST if dtype == "float32" else None
         product = partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
-        figures[f"{dtype}_flops_per_second"] = 2 * side**3 / _clock(time(product, a, a))
+        figures[f"{dtype}_flops_per_second"] = 2 * side**3 / _clock(time(product, a, a)[0])
     return figures
+
+
+def _copy(sizes: Size, time: Time) -> float:
+    if jax.default_backend() != "cpu":
+        return copy_bytes()
+    moved, passes = jnp.ones(sizes.copy_mib * 2**18, jnp.float32), 8
+    # In place, as fresh memory costs a CPU more than the copy; the first pass fills the place.
+    copy, _ = time(lambda x: jax.lax.fori_loop(0, passes, lambda _, y: y + 1, x), moved)
+    return 2 * (passes + 1) * moved.nbytes / _clock(copy)
 
 
 def _clock(timing: Timing) -> float:
@@ -116,10 +158,10 @@ def _clock(timing: Timing) -> float:
 # Attribution
 
 
-def _attribution(sizes: Size, time: Time, copy: float) -> Iterator[dict[str, Any]]:
+def _attribution(sizes: Size, time: Time, copy: float) -> Iterator[Row]:
     key = jax.random.key(0)
     shape = (sizes.features, sizes.width, sizes.d_model)
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("bfloat16", "float32"):
         decoder = jax.random.normal(key, shape, jnp.dtype(dtype))
         for each in (0.25, 1, 4):
             count = int(each * sizes.features) // sizes.batch * sizes.batch
@@ -128,33 +170,69 @@ def _attribution(sizes: Size, time: Time, copy: float) -> Iterator[dict[str, Any
 
 def _one_attribution(
     sizes: Size, time: Time, copy: float, decoder: Array, count: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     feature = jnp.asarray(rng.integers(0, sizes.features, count), jnp.int32)
     position = jnp.asarray(rng.integers(0, sizes.tokens, count), jnp.int32)
     shape = (sizes.batch, sizes.width, sizes.tokens, sizes.d_model)
     gradient = jax.random.normal(jax.random.key(1), shape)
+    drawn = (decoder, feature, position, gradient)
     row_bytes = sizes.d_model * decoder.dtype.itemsize
     layer = ([count], sizes.features, [sizes.width], row_bytes)
-    for name, function in _products(sizes).items():
-        timing = time(function, decoder, feature, position, gradient)
-        moved = bytes_moved("streamed" if "streamed" in name else "gathered", *layer)
-        yield {
+    distinct = ([len(np.unique(feature))], *layer[1:])
+    moved = {
+        "gathered": bytes_moved("gathered", *layer),
+        "tiled": bytes_moved("gathered", *distinct),
+        "streamed": bytes_moved("streamed", *layer),
+    }
+    for name, product in _products(sizes).items():
+        what = {
             "kernel": name,
             "dtype": str(decoder.dtype),
             "occurrences": count,
             "chosen": form(*layer),
-            **timing.as_dict(),
-            "row_bytes_moved": moved,
-            "bytes_per_second": moved / _clock(timing),
-            "share_of_copy": moved / _clock(timing) / copy,
         }
+        read = moved[name.partition(" ")[0]]
+        yield _case(what, partial(_one_product, sizes, time, copy, product, drawn, read))
 
 
-def _products(sizes: Size) -> dict[str, Callable[..., Array]]:
-    functions: dict[str, Callable[..., Array]] = {
-        "gathered": partial(_gathered, sizes),
-        "streamed": partial(_by_feature, sizes, streamed_gradient_times_write),
+def _one_product(
+    sizes: Size, time: Time, copy: float, product: Product, drawn: Drawn, moved: int
+) -> Row:
+    function, arguments = product
+    timing, scores = time(function, *arguments(*drawn))
+    return {
+        **timing.as_dict(),
+        "row_bytes_moved": moved,
+        "bytes_per_second": moved / _clock(timing),
+        "share_of_copy": moved / _clock(timing) / copy,
+        "relative_error": _error(sizes, drawn, scores),
+    }
+
+
+def _error(sizes: Size, drawn: Drawn, scores: Array) -> float:
+    """Return how far some scores are off float64; ValueError where that is more than rounding."""
+    decoder, feature, position, gradient = drawn
+    count = feature.shape[0]
+    some = np.linspace(0, count - 1, min(count, _COMPARED)).astype(int)
+    rows = np.asarray(decoder[feature[some]], np.float64)
+    prompt = some // (count // sizes.batch)
+    at = np.asarray(gradient[prompt, :, position[some]], np.float64)
+    expected = (rows * at).sum((1, 2))
+    error = np.linalg.norm(np.asarray(scores).ravel()[some] - expected) / np.linalg.norm(expected)
+    if not error < _TOLERANCE:
+        raise ValueError(f"scores are off by {error:.1e} of what they should be")
+    return float(error)
+
+
+def _products(sizes: Size) -> dict[str, Product]:
+    def as_drawn(*drawn: Array) -> tuple[Array, ...]:
+        return drawn
+
+    products: dict[str, Product] = {
+        "gathered": (partial(_gathered, sizes), as_drawn),
+        "tiled": (_tiled, partial(_in_tiles, sizes)),
+        "streamed": (partial(_by_feature, sizes, streamed_gradient_times_write), as_drawn),
     }
     platform = jax.default_backend()
     if platform in ("gpu", "tpu"):
@@ -162,8 +240,38 @@ def _products(sizes: Size) -> dict[str, Callable[..., Array]]:
 
         for name, kernel in (("gathered", pallas_gathered), ("streamed", pallas_streamed)):
             on_device = partial(kernel, platform=platform)
-            functions[f"{name} (Pallas)"] = partial(_by_feature, sizes, on_device)
-    return functions
+            products[f"{name} (Pallas)"] = (partial(_by_feature, sizes, on_device), as_drawn)
+    return products
+
+
+def _tiled(table: Array, tiles: Tiles, writes: Writes, gradient: Array) -> Array:
+    return jax.vmap(tiled_gradient_times_write, (None, None, 0, 0))(table, tiles, writes, gradient)
+
+
+def _in_tiles(
+    sizes: Size, decoder: Array, feature: Array, position: Array, gradient: Array
+) -> tuple[Array, Tiles, Writes, Array]:
+    """Lay the rows of the features that occur in tiles, as pruning does when it reads them; that is
+    not part of what is timed."""
+    used, rank = np.unique(np.asarray(feature), return_inverse=True)
+    blocks, width = -(-len(used) // TILE), sizes.width
+    padded = np.zeros(blocks * TILE, np.int32)
+    padded[: len(used)] = used
+    rows = decoder[padded].reshape(blocks, TILE, width, sizes.d_model)
+    table = rows.swapaxes(1, 2).reshape(-1, sizes.d_model)
+    numbers = (
+        np.tile(np.arange(width), blocks),
+        np.repeat(np.arange(blocks), width),
+        np.arange(blocks) * width,
+        np.array(blocks * width),
+    )
+    block, row = np.divmod(rank, TILE)
+    start = jnp.asarray(block * width * TILE + row, jnp.int32)
+    first = jnp.zeros_like(start)
+    stride = jnp.full_like(start, TILE)
+    writes = Writes(start, first, first + width - 1, position, stride)
+    split = jax.tree.map(lambda array: array.reshape(sizes.batch, -1), writes)
+    return table, Tiles(*(jnp.asarray(array, jnp.int32) for array in numbers)), split, gradient
 
 
 def _gathered(
@@ -198,7 +306,7 @@ def _by_feature(
 # Encoders
 
 
-def _encoders(sizes: Size, time: Time) -> Iterator[dict[str, Any]]:
+def _encoders(sizes: Size, time: Time) -> Iterator[Row]:
     shape = (sizes.batch, sizes.runs, sizes.tokens, sizes.d_model)
     runs = jax.random.normal(jax.random.key(2), shape)
     real = jnp.broadcast_to(jnp.arange(sizes.tokens) > 0, (sizes.batch, sizes.tokens))
@@ -210,13 +318,13 @@ def _encoders(sizes: Size, time: Time) -> Iterator[dict[str, Any]]:
         bias = jnp.full(features, NormalDist().inv_cdf(sizes.l0 / features), jnp.float32)
         for dtype in ("float32", "bfloat16"):
             for name, function in functions.items():
-                timing = time(function, weight.astype(dtype), bias, runs, real)
-                yield {
-                    "encoder": name,
-                    "features": features,
-                    "dtype": dtype,
-                    **timing.as_dict(),
-                }
+                what = {"encoder": name, "features": features, "dtype": dtype}
+                arguments = (weight.astype(dtype), bias, runs, real)
+                yield _case(what, partial(_timed, time, function, arguments))
+
+
+def _timed(time: Time, function: Callable[..., Any], arguments: tuple[Array, ...]) -> Row:
+    return time(function, *arguments)[0].as_dict()
 
 
 def _product(weight: Array, bias: Array, runs: Array, real: Array) -> Array:
@@ -262,18 +370,22 @@ def _print(figures: dict[str, Any]) -> None:
         "of copy",
     )
     table = Table(*names)
-    for row in figures["attribution"]:
+    for row in _measured(figures["attribution"]):
         rate, share = row["bytes_per_second"] / 1e9, row["share_of_copy"]
         count = f"{row['occurrences']:,}"
         speed = (f"{rate:.2f}", f"{share:.0%}")
         table.add_row(row["kernel"], row["dtype"], count, *_milliseconds(row), *speed)
     console.print(table)
     table = Table("encoder", "features", "dtype", "ms", "least-most", "cores' ms", "temporary MiB")
-    for row in figures["encoder"]:
+    for row in _measured(figures["encoder"]):
         temporary = f"{row['temporary_mib']:,.1f}"
         features = f"{row['features']:,}"
         table.add_row(row["encoder"], features, row["dtype"], *_milliseconds(row), temporary)
     console.print(table)
+
+
+def _measured(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if "error" not in row]
 
 
 def _milliseconds(row: dict[str, Any]) -> tuple[str, ...]:

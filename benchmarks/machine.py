@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from pie_jax.prune.opening import package_versions
+
+_PACKAGES = ("pie-jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "numpy")
+
+
+def write_json(path: Path, figures: dict[str, Any]) -> None:
+    """Write figures whole or not at all: whoever is stopped meanwhile leaves the last ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def device_peak_mib() -> float | None:
+    """Return the most memory that arrays took on the default device, None where it does not say."""
+    stats = jax.local_devices()[0].memory_stats()
+    return None if stats is None else stats["peak_bytes_in_use"] / 2**20
+
 
 def describe() -> dict[str, Any]:
     """Return processor, cores, memory, devices and versions."""
+    versions = package_versions(_PACKAGES)
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -22,7 +41,8 @@ def describe() -> dict[str, Any]:
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "pie_jax": version("pie-jax"),
+        "pie_jax": versions.pop("pie-jax"),
+        "versions": {name: found for name, found in versions.items() if found is not None},
     }
 
 

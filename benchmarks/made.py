@@ -1,16 +1,26 @@
-"""Made weights of a given shape: a random model and a random transcoder with a given L0."""
+"""Made weights of a given shape: a random model and a random transcoder with a given L0.
+
+    python -m benchmarks.made weights --shape llama-3.2-1b
+
+writes folders `model` and `transcoder`, which `benchmarks.prune --weights` reads.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
-from dataclasses import dataclass
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import typer
 import yaml
 from flax import nnx
 from safetensors.numpy import save_file
@@ -90,6 +100,19 @@ SHAPES = {
 }
 
 
+def make_weights(shape: Shape, folder: Path, *, keep_model: bool = False) -> dict[str, float]:
+    """Write model and transcoder, whose config.yaml comes last; return the seconds of each.
+
+    With `keep_model` the model that is there stays.
+    """
+    start = time.perf_counter()
+    if not keep_model:
+        make_model(shape, folder / "model")
+    between = time.perf_counter()
+    make_transcoder(shape, folder / "transcoder", input_scale(folder / "model", shape))
+    return {"model": between - start, "transcoder": time.perf_counter() - between}
+
+
 def make_model(shape: Shape, folder: Path, seed: int = 0) -> None:
     """Write a random model with a word-level tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -106,30 +129,19 @@ def make_model(shape: Shape, folder: Path, seed: int = 0) -> None:
 
 
 def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0) -> None:
-    """Write a random ReLU transcoder, one layer in memory at a time.
+    """Write a random ReLU transcoder, a layer in memory for every core.
 
     `scale` [L] is the RMS of each layer's input, from which the bias that leads to `l0` follows.
     Features that two sizes of dictionary both have are the same in both.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    alive = shape.features if shape.alive is None else shape.alive
-    cut = NormalDist().inv_cdf(1 - shape.l0 / alive)
-    f, d = shape.features, shape.d_model
-    kind = jnp.dtype(shape.dtype)
-    for layer in range(shape.layers):
-        random = np.random.default_rng((seed, layer))
-        encoder = random.standard_normal((f, d), np.float32) / np.float32(np.sqrt(d))
-        bias = np.full(f, -cut * scale[layer], np.float32)
-        bias[alive:] = -_NEVER * scale[layer]
-        zero = np.zeros(d, np.float32)
-        tensors = {f"W_enc_{layer}": encoder, f"b_enc_{layer}": bias, f"b_dec_{layer}": zero}
-        save_file(
-            {name: array.astype(kind) for name, array in tensors.items()},
-            folder / f"W_enc_{layer}.safetensors",
+    layers = range(shape.layers)
+    with ThreadPoolExecutor(min(shape.layers, os.cpu_count() or 1)) as threads:
+        list(
+            threads.map(
+                lambda layer: _write_layer(shape, folder, scale[layer], seed, layer), layers
+            )
         )
-        path = folder / f"W_dec_{layer}.safetensors"
-        random = np.random.default_rng((seed, layer, 1))
-        _write_decoder(path, f"W_dec_{layer}", (f, shape.layers - layer, d), kind, random)
     config = {
         "model_name": "made",
         "model_kind": "cross_layer_transcoder",
@@ -137,6 +149,28 @@ def make_transcoder(shape: Shape, folder: Path, scale: np.ndarray, seed: int = 0
         "feature_output_hook": "hook_mlp_out",
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def _write_layer(shape: Shape, folder: Path, scale: float, seed: int, layer: int) -> None:
+    """Write a layer's encoder and decoder; `scale` is the RMS of the layer's input."""
+    alive = shape.features if shape.alive is None else shape.alive
+    cut = NormalDist().inv_cdf(1 - shape.l0 / alive)
+    f, d = shape.features, shape.d_model
+    kind = jnp.dtype(shape.dtype)
+    random = np.random.default_rng((seed, layer))
+    encoder = random.standard_normal((f, d), np.float32)
+    encoder /= np.float32(np.sqrt(d))
+    bias = np.full(f, -cut * scale, np.float32)
+    bias[alive:] = -_NEVER * scale
+    zero = np.zeros(d, np.float32)
+    tensors = {f"W_enc_{layer}": encoder, f"b_enc_{layer}": bias, f"b_dec_{layer}": zero}
+    save_file(
+        {name: array.astype(kind) for name, array in tensors.items()},
+        folder / f"W_enc_{layer}.safetensors",
+    )
+    path = folder / f"W_dec_{layer}.safetensors"
+    random = np.random.default_rng((seed, layer, 1))
+    _write_decoder(path, f"W_dec_{layer}", (f, shape.layers - layer, d), kind, random)
 
 
 def _write_decoder(
@@ -154,7 +188,13 @@ def _write_decoder(
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         for index, start in enumerate(range(0, size, block)):
-            file.write(np.roll(values, 977 * index)[: size - start].tobytes())
+            turn, left = 977 * index % block, min(block, size - start)
+            # What np.roll would give, without a copy.
+            for part in (
+                values[block - turn :][:left],
+                values[: max(left - turn, 0)][: block - turn],
+            ):
+                file.write(part.view(np.uint8))
 
 
 def make_pairs(shape: Shape, count: int, seed: int = 0) -> list[Pair]:
@@ -180,3 +220,22 @@ def input_scale(folder: Path, shape: Shape, seed: int = 0) -> np.ndarray:
     tokens = np.random.default_rng(seed).integers(2, shape.vocabulary, shape.tokens)
     resid_mid = jax.jit(lambda m, t: m.streams(t).resid_mid)(model, tokens.astype(np.int32))
     return np.sqrt(np.mean(np.asarray(resid_mid) ** 2, axis=(1, 2)))
+
+
+def main(
+    out: Path,
+    shape: str = "small",
+    features: Annotated[int, typer.Option(help="A layer; 0: as many as the shape has.")] = 0,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Only the transcoder.")] = False,
+) -> None:
+    """Write weights and say how long it took."""
+    sizes = SHAPES[shape]
+    sizes = replace(sizes, features=features or sizes.features)
+    seconds = make_weights(sizes, out, keep_model=keep_model)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    print(f"{out}: {size / 2**30:.1f} GiB; {took}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

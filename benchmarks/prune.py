@@ -5,12 +5,12 @@
 Weights of a given shape are made (random, with a given number of active features), or given with
 `--weights DIR` (folders `model` and `transcoder`). Every figure is the median over batches after
 one that compiled everything; shares are of the plain matmul and the plain copy of the same run.
-`--peers` needs the extra `bench`.
+Then the same batches are pruned in one run, each prepared while the one before is computed. The
+JSON is written after every batch. `--peers` needs the extra `bench`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.limits import copy_bytes, matmul_flops
-from benchmarks.machine import PeakAnonymous, describe
-from benchmarks.made import SHAPES, input_scale, make_model, make_pairs, make_transcoder
+from benchmarks.machine import PeakAnonymous, describe, device_peak_mib, write_json
+from benchmarks.made import SHAPES, make_pairs, make_weights
 from pie_jax.cli.options import names, numbers
 from pie_jax.errors import PieError
 
@@ -65,29 +65,45 @@ def main(
 
             prune_peers.require(work)
         if not (folder / "transcoder" / "config.yaml").exists():
-            make_model(sizes, folder / "model")
-            scale = input_scale(folder / "model", sizes)
-            make_transcoder(sizes, folder / "transcoder", scale)
+            make_weights(sizes, folder)
         figures: dict[str, Any] = {
             "machine": describe(),
             "shape": shape,
             "prompts": prompts,
             "batch_size": batch_size,
+            "methods": names(methods),
+            "budgets": numbers(budgets, "--budgets"),
+            "features": work.transcoder.config.features,
             "dtype": dtype or sizes.dtype,
             "matmul_flops": matmul_flops(dtype or sizes.dtype),
             "copy_bytes": copy_bytes(),
         }
         with PeakAnonymous() as peak:
-            figures["fast"] = prune_measure.measure(work, plain=False)
-        figures["peak_mib"] = peak.bytes / _MIB
+
+            def report(fast: dict[str, Any]) -> None:
+                figures["fast"] = fast
+                figures["shares"] = _shares(figures)
+                figures["peak_mib"] = peak.bytes / _MIB
+                figures["device_peak_mib"] = device_peak_mib()
+                if json_file is not None:
+                    write_json(json_file, figures)
+
+            report({"status": "nothing is measured yet"})
+            report(prune_measure.measure(work, plain=False, report=report))
         if plain:
             figures["plain"] = prune_measure.measure(work, plain=True)
         if peers:
             figures["peers"] = prune_peers.measure(work, graph=graph)
     show(figures)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, figures)
+
+
+def _shares(figures: dict[str, Any]) -> dict[str, float]:
+    """Return what the rates are of the plain matmul and the plain copy."""
+    limits = {"flops": figures["matmul_flops"], "bytes": figures["copy_bytes"]}
+    rates = figures["fast"].get("rates", {})
+    return {name: rate / limits[name.rsplit("_", 1)[1]] for name, rate in rates.items()}
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -96,9 +112,12 @@ def show(figures: dict[str, Any]) -> None:
     fast, peak, copy = figures["fast"], figures["matmul_flops"], figures["copy_bytes"]
     console.print(
         f"{figures['shape']}, {figures['dtype']}: plain matmul {peak / 1e9:,.0f} GFLOP/s, plain "
-        f"copy {copy / 1e9:,.1f} GB/s; compiling {fast['compile_seconds']:.1f} s; peak memory "
-        f"{figures['peak_mib']:,.0f} MiB; {fast['prompts_per_second']:.2f} prompts/s in all"
+        f"copy {copy / 1e9:,.1f} GB/s; first batch {fast['first_batch']['seconds']:.1f} s, of it "
+        f"compiling {fast['compile_seconds']:.1f} s; peak memory {figures['peak_mib']:,.0f} MiB; "
+        f"{fast['prompts_per_second']:.2f} prompts/s in all"
     )
+    if (steady := fast["run"]["prompts_per_second"]) is not None:
+        console.print(f"one batch ahead, after the first: {steady:.2f} prompts/s")
     columns = ["part", "ms a prompt", "spread"]
     columns += ["plain path", "ratio"] if "plain" in figures else []
     table = Table(*columns, title="this package", title_justify="left")
@@ -117,10 +136,9 @@ def show(figures: dict[str, Any]) -> None:
     console.print(table)
     for name, rate in fast["rates"].items():
         unit = "GFLOP/s" if name.endswith("flops") else "GB/s"
-        limit = peak if name.endswith("flops") else copy
         label = name.rsplit("_", 1)[0].replace("_", " ")
         console.print(
-            f"{label}: {rate / 1e9:,.1f} {unit}, {100 * rate / limit:.0f}% of the plain one"
+            f"{label}: {rate / 1e9:,.1f} {unit}, {figures['shares'][name]:.0%} of the plain one"
         )
     if "peers" in figures:
         table = Table("peer", "its ms", "ours, ms", "ratio", title="peers", title_justify="left")

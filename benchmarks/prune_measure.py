@@ -25,6 +25,8 @@ from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.passes import attribute, metric_gradients
+from pie_jax.prune.run import on_one_device
+from pie_jax.prune.run import run_parts as run_batches
 from pie_jax.prune.selection import NOBODY
 from pie_jax.prune.step import Pruner
 from pie_jax.tasks import Pair, encode_pairs
@@ -61,17 +63,51 @@ class Work:
         return batches(encoded, self.batch_size)
 
 
-def measure(work: Work, *, plain: bool) -> dict[str, Any]:
-    """Return seconds per prompt of every part, what compiling took, and the rates reached."""
+def measure(
+    work: Work, *, plain: bool, report: Callable[[dict[str, Any]], None] = lambda found: None
+) -> dict[str, Any]:
+    """Return seconds per prompt of every part, what the first batch took with all its compiling,
+    the rates reached, and the prompts a second of a run.
+
+    `report` gets what is known so far after every part of the first batch and every later batch.
+    """
     options = PruneOptions(
         methods=work.methods, budgets=work.budgets, batch_size=work.batch_size, plain=plain
     )
     pruner = Pruner(work.model, work.transcoder, options)
-    first, *rest = work.batches()
+    plan = work.batches()
+    found: dict[str, Any] = {"status": "first batch"}
+    start = time.perf_counter()
     with compiling() as seconds:
-        run_parts(pruner, first)
-    rounds = [_warm_parts(pruner, batch) for batch in rest]
-    size = work.batch_size
+
+        def begun(parts: dict[str, float]) -> None:
+            found["compile_seconds"] = sum(seconds)
+            found["first_batch"] = {"seconds": time.perf_counter() - start, "parts": dict(parts)}
+            report(found)
+
+        run_parts(pruner, plan[0], begun)
+    rounds: list[_Round] = []
+    for batch in plan[1:]:
+        rounds.append(_warm_parts(pruner, batch))
+        found["status"] = f"parts of {len(rounds)} of {len(plan) - 1} batches"
+        found |= _figures(rounds, work.batch_size)
+        report(found)
+    if not plain:
+        start, finished = time.perf_counter(), []
+
+        def one_more(done: int, total: int, unit: str) -> None:
+            finished.append(time.perf_counter() - start)
+            found["status"] = f"run of {done} of {total} {unit}"
+            found["run"] = _steady(finished, work.batch_size)
+            report(found)
+
+        run_batches(pruner, plan, None, one_more, ahead=on_one_device(work.model))
+    found["status"] = "complete"
+    return found
+
+
+def _figures(rounds: list[_Round], size: int) -> dict[str, Any]:
+    """Return medians over warm batches."""
     parts = {
         name: _spread([one.seconds[name] / size for one in rounds]) for name in rounds[0].seconds
     }
@@ -84,9 +120,16 @@ def measure(work: Work, *, plain: bool) -> dict[str, Any]:
         "parts": parts,
         "rates": rates,
         "prompts_per_second": 1 / whole,
-        "compile_seconds": sum(seconds),
         "occurrences": float(np.mean([one.occurrences for one in rounds])),
+        "table_mib": max(one.table_bytes for one in rounds) / 2**20,
     }
+
+
+def _steady(finished: list[float], size: int) -> dict[str, Any]:
+    """Return the prompts a second from the end of the first batch on; None of one batch."""
+    later = len(finished) - 1
+    rate = later * size / (finished[-1] - finished[0]) if later else None
+    return {"finished_seconds": list(finished), "prompts_per_second": rate}
 
 
 def _warm_parts(pruner: Pruner, batch: PairBatch) -> _Round:
@@ -103,22 +146,29 @@ class _Round:
     seconds: dict[str, float]
     amounts: dict[str, float]
     of: dict[str, str]
+    after: Callable[[dict[str, float]], None]
     occurrences: float = 0.0
     rows: int = 0
+    table_bytes: int = 0
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+        self.after(self.seconds)
 
     def did(self, what: str, part: str, amount: float) -> None:
         self.amounts[what], self.of[what] = amount, part
 
 
-def run_parts(pruner: Pruner, batch: PairBatch) -> _Round:
-    """Run every part of pruning on one batch, and time each."""
-    one = _Round({}, {}, {})
+def run_parts(
+    pruner: Pruner,
+    batch: PairBatch,
+    after: Callable[[dict[str, float]], None] = lambda seconds: None,
+) -> _Round:
+    """Run every part of pruning on one batch, and time each; `after` gets the seconds so far."""
+    one = _Round({}, {}, {}, after)
     config = pruner.model_config
     before = dict(pruner.seconds)
     inputs = pruner.prepare(batch)
@@ -129,6 +179,7 @@ def run_parts(pruner: Pruner, batch: PairBatch) -> _Round:
     one.seconds["decoder rows"] += one.seconds.pop("what is not ready yet")
     one.occurrences = float(inputs.occurrences.count.mean())
     one.rows = _distinct_rows(inputs)
+    one.table_bytes = inputs.problem.table.nbytes
     with one.part("gradients"):
         rule = GRADIENT_RULES[inputs.options.gradient]
         _, gradient = jax.block_until_ready(metric_gradients(inputs.problem, inputs.metric, rule))

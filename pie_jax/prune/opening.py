@@ -8,7 +8,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -121,7 +121,18 @@ def run_record(run: Run, batches: int) -> dict[str, Any]:
         "batches": batches,
         "skipped": dict(Counter(pair.reason for pair in run.skipped)),
         "skipped_pairs": [asdict(pair) for pair in run.skipped],
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **package_versions(_PACKAGES)},
         "devices": devices(),
         "mesh": None if mesh is None else dict(mesh.shape),
     }
+
+
+def package_versions(names: Sequence[str]) -> dict[str, str | None]:
+    """Return the versions of packages by name, None where one is used without being installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
