@@ -186,8 +186,8 @@ def run_parts(
     with one.part("score"):
         jax.block_until_ready(attribute(inputs.problem, gradient))
     one.did("gathered_rows_bytes", "score", _row_bytes(inputs))
-    with one.part("ends"):
-        _ = inputs.ends
+    with one.part("writes in total"):
+        jax.block_until_ready(inputs.total)
     inputs.attribution(inputs.options.gradient)
     kept = []
     for name in inputs.options.methods:
