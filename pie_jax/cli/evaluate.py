@@ -31,10 +31,8 @@ def evaluate(
     judge_prices: stage.JudgePrices = None,
     scorers: stage.Scorers = stage.SCORERS,
     preset: stage.Preset = "default",
-    model: Annotated[str | None, typer.Option(help="The run's model, if it has moved.")] = None,
-    transcoder: Annotated[
-        str | None, typer.Option(help="The run's transcoder, if it has moved.")
-    ] = None,
+    model: stage.MovedModel = None,
+    transcoder: stage.MovedTranscoder = None,
     dry_run: stage.DryRun = False,
 ) -> None:
     """Score the explanations of the last `pie-jax interpret`; repeat it to resume.
@@ -65,7 +63,7 @@ def evaluate(
     )
     names = opt.names(scorers)
     if dry_run:
-        found = estimate_evaluation(run, roles, preset=preset, scorers=names)
+        found = estimate_evaluation(run, roles, preset=preset, scorers=names, model=model)
         stage.report_estimate("evaluate", roles, found)
         return
     use_compile_cache()

@@ -26,6 +26,10 @@ Features = Annotated[
 Baselines = Annotated[
     int, typer.Option(help="Random active, and strongest, features to compare with; 0: none.")
 ]
+MovedModel = Annotated[str | None, typer.Option("--model", help="The run's, if it has moved.")]
+MovedTranscoder = Annotated[
+    str | None, typer.Option("--transcoder", help="The run's, if it has moved.")
+]
 Explainer = Annotated[
     str | None,
     typer.Option(help="llm or patterns; default: llm with --base-url, else patterns."),

@@ -26,11 +26,12 @@ from pie_jax.evaluate.subject import Shared
 from pie_jax.interpret.activations import max_activations
 from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
 from pie_jax.interpret.run import load_explanations
-from pie_jax.interpret.stage import dry_store, examples_of, load_weights, with_chats
+from pie_jax.interpret.stage import dry_store, examples_of, with_chats
 from pie_jax.interpret.texts import Tokenizer
+from pie_jax.interpret.weights import load_tokenizer_of, load_weights
 from pie_jax.llm import Estimate
 from pie_jax.llm.roles import Roles
-from pie_jax.models.loader import LanguageModel, load_model_tokenizer
+from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.folder import load_result
 from pie_jax.prune.results import PruneResult
 from pie_jax.stage_record import load_stages, save_stage
@@ -111,6 +112,7 @@ def estimate_evaluation(
     *,
     preset: str = "default",
     scorers: Sequence[str] = DEFAULT_SCORERS,
+    model: str | None = None,
 ) -> Estimate:
     """Return the calls and tokens that `evaluate_run` would take now; nothing is sent or written.
 
@@ -122,7 +124,7 @@ def estimate_evaluation(
     work = _work(folder)
     if roles.judge_config is None:
         return Estimate()
-    tokenizer: Tokenizer = load_model_tokenizer(work.result.record["config"]["model"])
+    tokenizer: Tokenizer = load_tokenizer_of(work.result, model)
     silent: Activations = lambda texts, keys: np.zeros((len(texts), len(keys)))  # noqa: E731
     natural = read_natural(work.texts, list(work.examples), tokenizer, silent)
     with dry_store(folder) as store:

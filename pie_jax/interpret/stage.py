@@ -24,13 +24,13 @@ from pie_jax.interpret.options import ExampleOptions
 from pie_jax.interpret.promoted import load_promoted
 from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
 from pie_jax.interpret.run import interpret_async
+from pie_jax.interpret.weights import load_tokenizer_of, load_weights
 from pie_jax.llm import Estimate, LLMClient, LLMConfig, LLMStore
 from pie_jax.llm.roles import LLM, Roles
-from pie_jax.models.loader import LanguageModel, load_model, load_model_tokenizer
+from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.folder import load_result
 from pie_jax.prune.results import PruneResult
 from pie_jax.stage_record import save_stage
-from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.stored import Transcoder
 
 LLM_STORE = "llm.sqlite"
@@ -83,16 +83,18 @@ def interpret_run(
     roles: Roles | None = None,
     *,
     options: ExplainOptions | None = None,
+    model: str | None = None,
     progress: Progress | None = None,
 ) -> list[Explanation]:
     """Explain a run's features into explanations.jsonl of its folder; repeating resumes.
 
-    Baseline features without examples are left out. Raises `InputError` where kept ones have none,
+    Baseline features without examples are left out; `model` says where the run's own, of which only
+    the tokenizer is read, has moved. Raises `InputError` where kept ones have none,
     `Stopped` where an LLM's server, key or budget ends it.
     """
     chosen, roles, started = chosen or Chosen(), roles or Roles(), time.monotonic()
     result, examples = _examples(folder, chosen)
-    inputs = _inputs(folder, result, options)
+    inputs = _inputs(folder, result, options, model)
 
     async def explain(chat: Any, judge_chat: Any) -> list[Explanation]:
         judge = make_judge(roles.judge, inputs.tokenizer, judge_chat)
@@ -120,6 +122,7 @@ def estimate_interpretation(
     roles: Roles | None = None,
     *,
     options: ExplainOptions | None = None,
+    model: str | None = None,
 ) -> Estimate:
     """Return the calls and tokens that `interpret_run` would take now; nothing is sent or written.
 
@@ -127,7 +130,7 @@ def estimate_interpretation(
     """
     chosen, roles = chosen or Chosen(), roles or Roles()
     result, examples = _examples(folder, chosen)
-    inputs = _inputs(folder, result, options)
+    inputs = _inputs(folder, result, options, model)
     if roles.explainer != LLM or roles.explainer_config is None:
         return Estimate()
     with dry_store(folder) as store:
@@ -137,21 +140,6 @@ def estimate_interpretation(
         full = ExplainInputs(inputs.tokenizer, chat, judge, inputs.promoted, inputs.options)
         asyncio.run(interpret_async(examples, full, explainer=roles.explainer))
     return chat.total + judging.total if judging else chat.total
-
-
-def load_weights(
-    result: PruneResult,
-    model: LanguageModel | str | None = None,
-    transcoder: Transcoder | str | None = None,
-) -> tuple[LanguageModel, Transcoder]:
-    """Return a run's model and transcoder, or the ones given; encoders stay on disk."""
-    config = result.record["config"]
-    if not isinstance(model, LanguageModel):
-        model = load_model(model or config["model"], config["dtype"])
-    if not isinstance(transcoder, Transcoder):
-        # Only the rows of the features asked for are read.
-        transcoder = load_transcoder(transcoder or config["transcoder"], encoders_on_disk=True)
-    return model, transcoder
 
 
 def with_chats(
@@ -215,9 +203,9 @@ def _examples(folder: str | Path, chosen: Chosen) -> tuple[PruneResult, list[Fea
 
 
 def _inputs(
-    folder: str | Path, result: PruneResult, options: ExplainOptions | None
+    folder: str | Path, result: PruneResult, options: ExplainOptions | None, model: str | None
 ) -> ExplainInputs:
-    tokenizer = load_model_tokenizer(result.record["config"]["model"])
+    tokenizer = load_tokenizer_of(result, model)
     promoted = {
         key: [token.text for token in entries[0].promoted]
         for key, entries in load_promoted(folder).items()

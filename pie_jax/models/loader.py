@@ -28,7 +28,8 @@ _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
-_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", MANIFEST)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_FILES = ("config.json", *TOKENIZER_FILES, MANIFEST)
 
 
 @dataclass(frozen=True)
