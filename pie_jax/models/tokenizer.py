@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pie_jax.errors import InputError
+from pie_jax.tensor_files import require_no_pointer
+
+_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 class Tokenizer:
@@ -115,8 +118,11 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
 
     Raises `InputError` where there are none or they are broken.
     """
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+    files = [path for name in _FILES if (path := folder / name).exists()]
+    if not files:
         raise InputError(f"{folder}: no tokenizer.json or tokenizer.model; copy it there.")
+    for path in files:
+        require_no_pointer(path)
     # transformers announces that torch is missing; nothing here needs it.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.getLogger("transformers").setLevel(logging.ERROR)
