@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +35,7 @@ from pie_jax.prune.folder import load_result
 from pie_jax.prune.results import PruneResult
 from pie_jax.stage_record import load_stages, save_stage
 from pie_jax.transcoders.stored import Transcoder
+from pie_jax.waiting import wait_for
 
 STEERING = "steering-faithfulness"
 
@@ -127,19 +127,24 @@ def estimate_evaluation(
     tokenizer: Tokenizer = load_tokenizer_of(work.result, model)
     silent: Activations = lambda texts, keys: np.zeros((len(texts), len(keys)))  # noqa: E731
     natural = read_natural(work.texts, list(work.examples), tokenizer, silent)
-    with dry_store(folder) as store:
-        chat = DryChat(roles.judge_config, store)
-        shared = Shared(
-            make_judge(roles.judge, tokenizer, chat),
-            tokenizer,
-            silent,
-            natural,
-            counts,
-            seed=work.record["seed"],
-        )
-        examples = list(work.examples.values())
-        asyncio.run(evaluate_async(work.groups, examples, shared, scorers=scorers))
-    return chat.total
+    config = roles.judge_config
+
+    async def count() -> Estimate:
+        with dry_store(folder) as store:
+            chat = DryChat(config, store)
+            shared = Shared(
+                make_judge(roles.judge, tokenizer, chat),
+                tokenizer,
+                silent,
+                natural,
+                counts,
+                seed=work.record["seed"],
+            )
+            examples = list(work.examples.values())
+            await evaluate_async(work.groups, examples, shared, scorers=scorers)
+        return chat.total
+
+    return wait_for(count())
 
 
 def trials(

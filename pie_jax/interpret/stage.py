@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -32,6 +31,7 @@ from pie_jax.prune.folder import load_result
 from pie_jax.prune.results import PruneResult
 from pie_jax.stage_record import save_stage
 from pie_jax.transcoders.stored import Transcoder
+from pie_jax.waiting import wait_for
 
 LLM_STORE = "llm.sqlite"
 # Corpus windows kept aside, from which stage III draws what is normal: FADE's 1000, and as many
@@ -133,13 +133,18 @@ def estimate_interpretation(
     inputs = _inputs(folder, result, options, model)
     if roles.explainer != LLM or roles.explainer_config is None:
         return Estimate()
-    with dry_store(folder) as store:
-        chat = DryChat(roles.explainer_config, store)
-        judging = DryChat(roles.judge_config, store) if roles.judge_config else None
-        judge = make_judge(roles.judge, inputs.tokenizer, judging)
-        full = ExplainInputs(inputs.tokenizer, chat, judge, inputs.promoted, inputs.options)
-        asyncio.run(interpret_async(examples, full, explainer=roles.explainer))
-    return chat.total + judging.total if judging else chat.total
+    config = roles.explainer_config
+
+    async def count() -> Estimate:
+        with dry_store(folder) as store:
+            chat = DryChat(config, store)
+            judging = DryChat(roles.judge_config, store) if roles.judge_config else None
+            judge = make_judge(roles.judge, inputs.tokenizer, judging)
+            full = ExplainInputs(inputs.tokenizer, chat, judge, inputs.promoted, inputs.options)
+            await interpret_async(examples, full, explainer=roles.explainer)
+        return chat.total + judging.total if judging else chat.total
+
+    return wait_for(count())
 
 
 def with_chats(
@@ -164,7 +169,7 @@ def with_chats(
             found = await task(chats["explainer"], chats["judge"])
             return found, [asdict(row) for row in store.ledger.summary()]
 
-    return asyncio.run(run())
+    return wait_for(run())
 
 
 class dry_store:
