@@ -40,6 +40,8 @@ def elsewhere(result: PruneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_relative_paths_are_found_from_elsewhere(result: PruneResult, elsewhere: Path) -> None:
     model, clt = load_weights(result)
     assert (model.folder, clt.folder) == (elsewhere / "model", elsewhere / "clt")
+    # Examples that were collected beside the weights belong to the same run.
+    assert (model.name, clt.name) == ("model", "clt")
     assert load_tokenizer_of(result).source == str(elsewhere / "model")
 
 

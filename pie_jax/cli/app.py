@@ -57,6 +57,9 @@ def main() -> None:
         _fail("interrupted; repeat the command to resume where that is offered", 130, debug)
     except MemoryError:
         _fail("error: out of memory; try a smaller --batch-size", 1, debug)
+    except OSError as error:
+        what = f"{error.filename or 'a file'}: {error.strerror or error}"
+        _fail(f"error: {what}; mend that and repeat the command (--debug shows where)", 1, debug)
     except Exception as error:  # the last resort: one sentence, and how to see the rest
         kind = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         _fail(f"error: {kind} (a defect or a lack of memory; --debug shows where)", 1, debug)

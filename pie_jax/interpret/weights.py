@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,16 @@ def load_weights(
 
     Raises `InputError` where they are not found, or are not those that the run was made with.
     """
+    config = result.record["config"]
+    # By the names of the run, wherever they lie.
     if not isinstance(model, LanguageModel):
-        model = load_model(model or _place(result, "model"), result.record["config"]["dtype"])
+        place = model or _place(result, "model")
+        model = replace(load_model(place, config["dtype"]), name=config["model"])
     if not isinstance(transcoder, Transcoder):
         # Only the rows of the features asked for are read.
-        name = transcoder or _place(result, "transcoder")
-        transcoder = load_transcoder(name, encoders_on_disk=True)
+        place = transcoder or _place(result, "transcoder")
+        loaded = load_transcoder(place, encoders_on_disk=True)
+        transcoder = replace(loaded, name=config["transcoder"])
     _require_same(result, "model", model.folder, model.files())
     _require_same(result, "transcoder", transcoder.folder, transcoder.files)
     return model, transcoder
