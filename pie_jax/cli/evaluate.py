@@ -10,6 +10,7 @@ import typer
 from pie_jax.cli import options as opt
 from pie_jax.cli import stage_options as stage
 from pie_jax.cli.console import console, progress_bar, score_table, use_compile_cache
+from pie_jax.cli.in_parts import InParts
 
 
 def evaluate(
@@ -77,5 +78,5 @@ def evaluate(
             transcoder=transcoder,
             progress=progress,
         )
-    console.print(score_table(table))
+    console.print(InParts(score_table(table)))
     console.print(f"scores: {run / 'evaluation.parquet'}")
