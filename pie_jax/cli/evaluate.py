@@ -78,5 +78,6 @@ def evaluate(
             transcoder=transcoder,
             progress=progress,
         )
+    stage.report_failures(run, "evaluate")
     console.print(InParts(score_table(table)))
     console.print(f"scores: {run / 'evaluation.parquet'}")

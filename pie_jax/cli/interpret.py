@@ -85,6 +85,7 @@ def interpret(
         explained = interpret_run(
             run, chosen, roles, options=options, model=model, progress=progress
         )
+    stage.report_failures(run, "interpret")
     failed = sum(one.text is None for one in explained)
     console.print(
         f"{len(explained)} features, {failed} without an explanation (why: status)\n"

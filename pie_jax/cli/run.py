@@ -138,6 +138,8 @@ def run(
             table = pie_jax.evaluate_run(
                 out, roles, preset=preset, scorers=names, progress=progress, **weights
             )
+        for name in ("interpret", "evaluate"):
+            stage.report_failures(out, name)
         console.print(InParts(score_table(table)))
     report = pie_jax.report_run(out, **weights)
     console.print(f"results: {out}\nreport: {report}")

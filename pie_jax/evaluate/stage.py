@@ -92,7 +92,8 @@ def evaluate_run(
             progress=progress,
         )
 
-    table, usage = with_chats(folder, None, roles.judge_config, score)
+    table, calls = with_chats(folder, None, roles.judge_config, score)
+    calls.require_some(table["value"].to_pylist())
     record = {
         **work.record,
         "judge": roles.judge,
@@ -100,7 +101,7 @@ def evaluate_run(
         "preset": preset,
         "scorers": list(scorers),
         "seconds": round(time.monotonic() - started, 1),
-        "llm_calls": usage,
+        **calls.record(),
     }
     save_stage(folder, "evaluate", record)
     return table

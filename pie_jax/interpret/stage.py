@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pie_jax.corpus import Corpus, FileCorpus
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, PieError
 from pie_jax.evaluate.dry_run import DryChat
 from pie_jax.evaluate.groups import Chosen, feature_groups, union
 from pie_jax.evaluate.judges import make_judge
@@ -25,6 +25,7 @@ from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
 from pie_jax.interpret.run import interpret_async
 from pie_jax.interpret.weights import load_tokenizer_of, load_weights
 from pie_jax.llm import Estimate, LLMClient, LLMConfig, LLMStore
+from pie_jax.llm.failures import Failures
 from pie_jax.llm.roles import LLM, Roles
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.folder import load_result
@@ -103,14 +104,15 @@ def interpret_run(
             examples, full, explainer=roles.explainer, out=folder, progress=progress
         )
 
-    found, usage = with_chats(folder, roles.explainer_config, roles.judge_config, explain)
+    found, calls = with_chats(folder, roles.explainer_config, roles.judge_config, explain)
+    calls.require_some(one.text for one in found)
     config = roles.explainer_config
     record = {
         "explainer": roles.explainer,
         "explainer_model": config.model if config else None,
         **asdict(chosen),
         "seconds": round(time.monotonic() - started, 1),
-        "llm_calls": usage,
+        **calls.record(),
     }
     save_stage(folder, "interpret", record)
     return found
@@ -147,27 +149,48 @@ def estimate_interpretation(
     return wait_for(count())
 
 
+@dataclass(frozen=True)
+class Calls:
+    """What became of a stage's calls: the folder's `usage`, and `failures` by role."""
+
+    usage: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, Failures] = field(default_factory=dict)
+
+    def require_some(self, results: Iterable[Any]) -> None:
+        """Raise `PieError`, with the commonest reason, where calls failed and nothing came of any
+        feature."""
+        failed = [found.sentence(name) for name, found in self.failures.items() if found]
+        if failed and all(result is None for result in results):
+            raise PieError(f"nothing came of any feature: {failed[0]}")
+
+    def record(self) -> dict[str, Any]:
+        """Return what stages.json says of them."""
+        failed = [row for name, found in self.failures.items() for row in found.record(name)]
+        return {"llm_calls": self.usage, "llm_failures": failed}
+
+
 def with_chats(
     folder: str | Path, explainer: LLMConfig | None, judge: LLMConfig | None, task: Any
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Return what `await task(explainer's chat, judge's chat)` gives, and the folder's usage.
+) -> tuple[Any, Calls]:
+    """Return what `await task(explainer's chat, judge's chat)` gives, and what became of the calls.
 
     A role without a config has no chat; without any, no store is made.
     """
 
-    async def run() -> tuple[Any, list[dict[str, Any]]]:
+    async def run() -> tuple[Any, Calls]:
         async with AsyncExitStack() as stack:
             configs = {"explainer": explainer, "judge": judge}
             chats: dict[str, LLMClient | None] = dict.fromkeys(configs)
             if not any(configs.values()):
-                return await task(None, None), []
+                return await task(None, None), Calls()
             store = stack.enter_context(LLMStore(Path(folder) / LLM_STORE))
             for name, config in configs.items():
                 if config is not None:
                     client = LLMClient(config, store, name=name)
                     chats[name] = await stack.enter_async_context(client)
             found = await task(chats["explainer"], chats["judge"])
-            return found, [asdict(row) for row in store.ledger.summary()]
+            failures = {name: chat.failures for name, chat in chats.items() if chat}
+            return found, Calls([asdict(row) for row in store.ledger.summary()], failures)
 
     return wait_for(run())
 
