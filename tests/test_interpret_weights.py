@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from refusals import refuses
 
+from pie_jax import hub
 from pie_jax.interpret.weights import load_tokenizer_of, load_weights
 from pie_jax.models.loader import load_model
 from pie_jax.prune.opening import Run, run_config, run_record
@@ -55,7 +56,23 @@ def test_weights_that_have_moved_are_named(result: PruneResult, elsewhere: Path)
     assert load_tokenizer_of(result, model).source == model
 
 
-def test_the_demo_and_hub_ids_go_by_their_names(result: PruneResult) -> None:
+def test_what_left_the_hubs_cache_is_asked_for_again(
+    result: PruneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result.record["config"]["model"] = "owner/name"
+    result.record["folders"]["model"] = str(tmp_path / "models--owner--name" / "0123")
+    fetched = []
+
+    def fetch(repo: str, *_: object) -> Path:
+        fetched.append(repo)
+        return tmp_path / "llama" / "model"
+
+    monkeypatch.setattr(hub, "_fetch", fetch)
+    assert load_weights(result)[0].name == "owner/name"
+    assert fetched == ["owner/name"]
+
+
+def test_the_demo_goes_by_its_name(result: PruneResult) -> None:
     result.record["config"] |= {"model": "demo", "transcoder": "demo"}
     del result.record["folders"]
     refuses(lambda: load_weights(result), "SHA-256", "run.json")

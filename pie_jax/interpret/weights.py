@@ -60,7 +60,8 @@ def _place(result: PruneResult, what: str) -> str:
     folder, name = record.get("folders", {}).get(what), record["config"][what]
     if folder is None or Path(folder).is_dir():
         return folder or name
-    if not Path(name).expanduser().is_dir():
+    # A hub id, whose folder in the hub's cache has another name, can be fetched again.
+    if Path(folder).name == Path(name).name and not Path(name).expanduser().is_dir():
         raise InputError(
             f"{folder}: the run's {what} is no longer here; name its folder with --{what}."
         )
