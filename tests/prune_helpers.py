@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +122,7 @@ class _Words:
         return 40
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        ids = [int(word[1:]) for word in text.split()]
+        ids = [int(number) for number in re.findall(r"w(\d+)", text)]
         return [self.bos_token_id, *ids] if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], clean_up_tokenization_spaces: bool = True) -> str:
