@@ -3,10 +3,11 @@
     python -m benchmarks.prune --shape small --peers --json benchmarks/results/prune.json
 
 Weights of a given shape are made (random, with a given number of active features), or given with
-`--weights DIR` (folders `model` and `transcoder`). Every figure is the median over batches after
-one that compiled everything; shares are of the plain matmul and the plain copy of the same run.
-Then the same batches are pruned in one run, each prepared while the one before is computed. The
-JSON is written after every batch. `--peers` needs the extra `bench`.
+`--weights DIR` (folders `model` and `transcoder`, made there if DIR has neither), and with
+`--pairs FILE` for another tokenizer than the made one. Every figure is the median over batches
+after one that compiled everything; shares are of the plain matmul and copy of the same run. Then
+the same batches are pruned in one run, each prepared while the one before is computed. The JSON is
+written after every batch. `--peers` needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from rich.table import Table
 
 from benchmarks.limits import copy_bytes, matmul_flops
 from benchmarks.machine import PeakAnonymous, describe, device_peak_mib, write_json
-from benchmarks.made import SHAPES, make_pairs, make_weights
+from benchmarks.made import SHAPES
+from benchmarks.prune_weights import given_pairs, require_weights, require_words
 from pie_jax.cli.options import names, numbers
 from pie_jax.errors import PieError
 
@@ -40,6 +42,7 @@ def main(
     weights: Annotated[
         Path | None, typer.Option(help="Folder of `model` and `transcoder`.")
     ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="JSONL of prompts; else made ones.")] = None,
     peers: Annotated[bool, typer.Option(help="Also circuit-tracer and a PyTorch loop.")] = False,
     graph: Annotated[bool, typer.Option(help="With --peers: an attribution graph.")] = False,
     plain: Annotated[bool, typer.Option(help="Also this package's own plain path.")] = False,
@@ -53,7 +56,7 @@ def main(
         folder = weights or Path(temporary)
         work = prune_measure.Work(
             folder,
-            make_pairs(sizes, prompts + batch_size),
+            given_pairs(pairs, sizes, prompts + batch_size),
             names(methods),
             numbers(budgets, "--budgets"),
             batch_size,
@@ -64,8 +67,9 @@ def main(
             from benchmarks import prune_peers
 
             prune_peers.require(work)
-        if not (folder / "transcoder" / "config.yaml").exists():
-            make_weights(sizes, folder)
+        require_weights(sizes, folder)
+        if pairs is None:
+            require_words(folder, work.pairs)
         figures: dict[str, Any] = {
             "machine": describe(),
             "shape": shape,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
+from pie_jax.corpus_kinds import kind_of, opened
 from pie_jax.errors import InputError
 
 # A plain text without blank lines is cut at line ends into documents of about this many
@@ -17,7 +18,8 @@ _PIECE = 20_000
 _LINE = 1 << 16
 _ROWS = 256
 _EDGE = 1 << 20
-_JSONL = (".jsonl", ".ndjson")
+# Where a row's text stands: the first of these that it has.
+_FIELDS = ("text", "content")
 
 
 @runtime_checkable
@@ -63,7 +65,9 @@ class TextCorpus:
 class FileCorpus:
     """Files of plain text, JSONL (`{"text": ...}` a line) or Parquet (a column `text`).
 
-    Plain text: blank lines separate documents. Raises `InputError` naming the file, and the line
+    What a file is follows from its content, whatever it is called; gzip, bzip2 and xz are unpacked
+    on the way. `content` is read where there is no `text`, and a null is no document. Plain text:
+    blank lines separate documents. Raises `InputError` naming the file, and the line
     or row, that cannot be used; files that are missing are named at once.
     """
 
@@ -94,21 +98,17 @@ class FileCorpus:
         return (self._before + self._within) // 1000, total // 1000, "kB"
 
     def _read(self, path: Path) -> Iterator[str]:
-        if path.suffix == ".parquet":
+        kind = kind_of(path)
+        if kind == "parquet":
             yield from self._parquet(path)
             return
-        try:
-            with path.open("rb") as file:
-                yield from (
-                    self._jsonl(file, path) if path.suffix in _JSONL else self._text(file, path)
-                )
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        with opened(path) as (file, raw):
+            yield from (self._jsonl if kind == "jsonl" else self._text)(file, raw, path)
 
-    def _text(self, file: BinaryIO, path: Path) -> Iterator[str]:
+    def _text(self, file: BinaryIO, raw: BinaryIO, path: Path) -> Iterator[str]:
         piece: list[str] = []
         size = 0
-        for line in self._text_lines(file, path):
+        for line in self._text_lines(file, raw, path):
             if line.strip():
                 piece.append(line)
                 size += len(line)
@@ -117,11 +117,11 @@ class FileCorpus:
                 piece, size = [], 0
         yield "".join(piece).strip("\r\n")
 
-    def _text_lines(self, file: BinaryIO, path: Path) -> Iterator[str]:
+    def _text_lines(self, file: BinaryIO, raw: BinaryIO, path: Path) -> Iterator[str]:
         # A long line comes in several reads, which may part the bytes of a character.
         decoder, number = codecs.getincrementaldecoder("utf-8-sig")(), 1
         while data := file.readline(_LINE):
-            self._within += len(data)
+            self._within = raw.tell()
             try:
                 yield decoder.decode(data, final=data.endswith(b"\n"))
             except UnicodeDecodeError as error:
@@ -132,9 +132,9 @@ class FileCorpus:
         except UnicodeDecodeError as error:
             raise _not_utf8(f"{path}, line {number}") from error
 
-    def _jsonl(self, file: BinaryIO, path: Path) -> Iterator[str]:
+    def _jsonl(self, file: BinaryIO, raw: BinaryIO, path: Path) -> Iterator[str]:
         for number, line in enumerate(file, start=1):
-            self._within += len(line)
+            self._within = raw.tell()
             if line.strip():
                 yield _row_text(line, f"{path}, line {number}")
 
@@ -145,14 +145,12 @@ class FileCorpus:
         size, row = path.stat().st_size, 0
         try:
             with pq.ParquetFile(path) as file:
-                if "text" not in file.schema_arrow.names:
-                    raise InputError(f"{path} has no column `text`; rename the one with the text.")
-                for batch in file.iter_batches(_ROWS, columns=["text"]):
+                names = file.schema_arrow.names
+                field = _field(names, str(path), "column")
+                for batch in file.iter_batches(_ROWS, columns=[field]):
                     for value in batch.column(0).to_pylist():
                         row += 1
-                        if not isinstance(value, str):
-                            raise InputError(f"{path}, row {row} has no string under `text`.")
-                        yield value
+                        yield _string(value, field, f"{path}, row {row}")
                     self._within = size * row // max(file.metadata.num_rows, 1)
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise InputError(
@@ -169,9 +167,10 @@ def _row_text(line: bytes, where: str) -> str:
         raise InputError(
             f'{where} is not valid JSON; write one {{"text": ...}} object per line.'
         ) from error
-    text = row.get("text") if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        raise InputError(f'{where} has no string under "text"; write {{"text": ...}}.')
+    if not isinstance(row, dict):
+        raise InputError(f'{where} is not a JSON object; write {{"text": ...}}.')
+    field = _field(list(row), where, "field")
+    text = _string(row[field], field, where)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
@@ -179,6 +178,26 @@ def _row_text(line: bytes, where: str) -> str:
             f"{where} holds a lone surrogate, which is not text; remove it."
         ) from error
     return text
+
+
+def _field(names: Sequence[str], where: str, what: str) -> str:
+    """Return the name of the field with the text."""
+    found = next((name for name in _FIELDS if name in names), None)
+    if found is None:
+        shown = ", ".join(f"`{name}`" for name in names[:8]) or "nothing"
+        raise InputError(
+            f"{where} has no {what} `text` or `content` but {shown}; rename the one with the text."
+        )
+    return found
+
+
+def _string(value: object, field: str, where: str) -> str:
+    """Return a row's text; a row without any, which data sets have, is an empty document."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{where} has no string under `{field}`; write its text there.")
+    return value
 
 
 def _not_utf8(where: str) -> InputError:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 import warnings
+from functools import cache
 from pathlib import Path
 
 # Smaller files are read anew each time.
@@ -19,10 +20,29 @@ _HASH_LENGTH = 64
 _Entry = tuple[int, int, int, str]
 
 
-def cache_folder() -> Path:
-    """Return where pie_jax keeps what it can make again: XDG_CACHE_HOME or ~/.cache, `pie_jax`."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def cache_folder() -> Path | None:
+    """Return where pie_jax keeps what it can make again: XDG_CACHE_HOME or ~/.cache, `pie_jax`.
+
+    None, said once, where the user has no home, as in some containers.
+    """
+    home = os.environ.get("XDG_CACHE_HOME")
+    if not home:
+        try:
+            home = str(Path.home() / ".cache")
+        except RuntimeError:
+            _warn_of_no_home()
+            return None
     return Path(home) / "pie_jax"
+
+
+@cache
+def _warn_of_no_home() -> None:
+    warnings.warn(
+        "this user has no home folder: nothing is kept between runs; set XDG_CACHE_HOME to a "
+        "folder for compiled programs and the hashes of large files.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -32,9 +52,10 @@ def sha256_of(path: Path) -> str:
     in which one of them differs is read again.
     """
     before = path.stat()
-    if before.st_size < _LEAST_BYTES:
+    folder = cache_folder() if before.st_size >= _LEAST_BYTES else None
+    if folder is None:
         return _read(path)
-    key, store = str(path.resolve()), cache_folder() / "sha256.json"
+    key, store = str(path.resolve()), folder / "sha256.json"
     found = _load(store).get(key)
     if found is not None and found[:3] == _state(before):
         return found[3]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pie_jax.errors import InputError, PieError
 from pie_jax.hashes import sha256_of
+from pie_jax.http_client import environment_fault
 
 DEMO = "demo"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -34,10 +35,11 @@ def resolve_folder(name: str | Path, *, demo: str, patterns: list[str], what: st
 
 
 def _fetch(repo: str, revision: str | None, patterns: list[str], what: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -52,11 +54,36 @@ def _fetch(repo: str, revision: str | None, patterns: list[str], what: str) -> P
         raise InputError(
             f"{what} `{repo}` is neither a folder here nor a repository or revision on the hub."
         ) from error
+    except LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise InputError(
+                f"{what} `{repo}` is no folder here, and the hub is not asked (HF_HUB_OFFLINE or "
+                f"TRANSFORMERS_OFFLINE is set); unset it, or name one that is in the cache "
+                f"{constants.HF_HUB_CACHE}: {_cached(Path(constants.HF_HUB_CACHE), repo)}."
+            ) from error
+        raise _unreachable(what, repo, error) from error
     except Exception as error:  # what its HTTP client raises differs between versions
-        raise PieError(
-            f"{what} `{repo}` is no folder here, and the hub cannot be reached "
-            f"({type(error).__name__}); check the path or the connection."
-        ) from error
+        raise _unreachable(what, repo, error) from error
+
+
+def _unreachable(what: str, repo: str, error: Exception) -> PieError:
+    if (fault := environment_fault(error)) is not None:
+        return InputError(f"{what} `{repo}` cannot be fetched: {fault}")
+    return PieError(
+        f"{what} `{repo}` is no folder here, and the hub cannot be reached "
+        f"({type(error).__name__}); check the path or the connection."
+    )
+
+
+def _cached(cache: Path, repo: str) -> str:
+    """Return what the hub's cache holds of a repository, or which others it holds."""
+    own = cache / f"models--{repo.replace('/', '--')}"
+    revisions = [path.name for path in (own / "refs").glob("**/*") if path.is_file()]
+    revisions += [path.name for path in (own / "snapshots").glob("*")]
+    if revisions:
+        return ", ".join(f"{repo}@{revision}" for revision in sorted(revisions))
+    others = [path.name[len("models--") :] for path in cache.glob("models--*")]
+    return ", ".join(sorted(name.replace("--", "/") for name in others)) or "nothing"
 
 
 def hash_files(paths: Iterable[Path]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pie_jax.errors import InputError
+from pie_jax.writing import replacing
 
 STAGES = "stages.json"
 
@@ -24,8 +25,6 @@ def load_stages(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 def save_stage(folder: str | Path, name: str, record: dict[str, Any]) -> None:
     """Enter a finished stage."""
-    path = Path(folder) / STAGES
-    temporary = path.with_name(f"{STAGES}.tmp")
     text = json.dumps({**load_stages(folder), name: record}, indent=2)
-    temporary.write_text(f"{text}\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(Path(folder) / STAGES) as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")

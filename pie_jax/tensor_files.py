@@ -20,6 +20,7 @@ _DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _MOST_AXES = 8
+_POINTER = b"version https://git-lfs"
 # Values that are checked at a time: they stay in the processor's cache.
 _FINITE_BLOCK = 1 << 18
 
@@ -86,6 +87,15 @@ def require_finite(values: np.ndarray, what: str) -> None:
             raise InputError(f"{what} holds NaN or infinite values; fetch or train the file again.")
 
 
+def require_no_pointer(path: Path) -> None:
+    """Raise `InputError` where a file is what git leaves in place of a large one."""
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise InputError(
+                f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`."
+            )
+
+
 def _is_finite(values: np.ndarray) -> bool:
     """Return whether all values are finite, in the way that reads them fastest."""
     if values.dtype.itemsize == 2:
@@ -111,6 +121,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             text = file.read(length) if 8 + length <= size else b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    require_no_pointer(path)
     try:
         entries = json.loads(text.decode("utf-8"))
         entries.pop("__metadata__", None)

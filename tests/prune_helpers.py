@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,16 +116,20 @@ class _Words:
 
     all_special_ids = (0, 1, 2)
     bos_token_id = 1
+    added_tokens_decoder = ()
 
     def __len__(self) -> int:
         return 40
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        ids = [int(word[1:]) for word in text.split()]
+        ids = [int(number) for number in re.findall(r"w(\d+)", text)]
         return [self.bos_token_id, *ids] if add_special_tokens else ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], clean_up_tokenization_spaces: bool = True) -> str:
         return " ".join(f"w{index}" for index in ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {f"w{index}": index for index in range(40)}
 
 
 def tiny_config(layers: int = 3, *, gemma: bool = False) -> ModelConfig:

@@ -109,10 +109,10 @@ def test_an_unwritable_or_foreign_folder_is_refused(monkeypatch, tmp_path, capsy
     assert "cannot be written" in capsys.readouterr().err
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "thesis.tex").write_text("x")
+    (foreign / "report.html").write_text("x")
     assert pie(monkeypatch, "run", *FAST, "--out", foreign) == 2
-    assert "thesis.tex" in capsys.readouterr().err
-    assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+    assert "report.html" in capsys.readouterr().err
+    assert [path.name for path in foreign.iterdir()] == ["report.html"]
 
 
 def test_another_config_is_refused_and_the_same_returns_at_once(monkeypatch, tmp_path, capsys):

@@ -185,10 +185,42 @@ def test_a_refused_key_is_one_sentence(monkeypatch, folder, capsys):
 def test_failed_calls_are_no_scores(monkeypatch, folder):
     with LLMServer(lambda seen: completion("nonsense ~ ~ ~")) as server:
         assert pie(monkeypatch, "interpret", folder, *FEW, "--explainer", "patterns") == 0
-        assert pie(monkeypatch, "evaluate", folder, *QUICK, *asked(server)) == 0
+        assert pie(monkeypatch, "evaluate", folder, *QUICK, *asked(server)) == 1
     rows = load_evaluation(folder).to_pylist()
     assert all(row["value"] is None for row in rows)
     assert any(row["status"].startswith("all-calls-failed") for row in rows)
+
+
+CONTEXT = "This model's maximum context length is 2048 tokens, 2600 were requested"
+
+
+@pytest.mark.parametrize(
+    ("reply", "named"),
+    [
+        (error(400, CONTEXT), (CONTEXT, "--max-output-tokens")),
+        (completion("", finish="length"), ("cut off", "--max-output-tokens")),
+        (completion(""), ("empty", "reasoning")),
+    ],
+)
+def test_why_every_call_failed_is_said(monkeypatch, folder, capsys, reply, named):
+    with LLMServer(lambda seen: reply) as server:
+        assert pie(monkeypatch, "interpret", folder, *FEW, *asked(server)) == 1
+    said = capsys.readouterr().err
+    assert all(words in said for words in ("calls of the explainer failed, all", *named))
+
+
+def test_why_some_calls_failed_is_said(monkeypatch, folder, capsys):
+    first = []
+
+    def failing_first(seen: Seen) -> Send:
+        first[:] = first or [seen.prompt]
+        return error(400, CONTEXT) if seen.prompt == first[0] else obliging(seen)
+
+    with LLMServer(failing_first) as server:
+        assert pie(monkeypatch, "interpret", folder, *FEW, *asked(server)) == 0
+    assert CONTEXT in " ".join(capsys.readouterr().err.split())
+    (failure,) = load_stages(folder)["interpret"]["llm_failures"]
+    assert (failure["client"], failure["calls"]) == ("explainer", 1)
 
 
 def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(monkeypatch, folder, capsys):

@@ -118,3 +118,20 @@ def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "pie_jax"
+
+
+def test_without_a_home_nothing_is_kept_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    hashes._warn_of_no_home.cache_clear()
+    path = tmp_path / "large"
+    path.write_bytes(b"x" * (1 << 20))
+    with pytest.warns(RuntimeWarning, match="no home folder.*XDG_CACHE_HOME") as said:
+        found = [sha256_of(path), sha256_of(path)]
+    assert found == [hashlib.sha256(path.read_bytes()).hexdigest()] * 2
+    assert len(said) == 1

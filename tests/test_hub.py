@@ -155,6 +155,16 @@ def test_the_cache_serves_without_the_hub(hub: type[Hub], point_at: Callable[[in
     assert resolve("owner/name") == folder
 
 
+def test_offline_mode_is_named_with_what_is_cached(hub: type[Hub], monkeypatch: pytest.MonkeyPatch):
+    from huggingface_hub import constants
+
+    folder = resolve("owner/name")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve("owner/name") == folder
+    refuses(lambda: resolve("other/name"), "`other/name`", "HF_HUB_OFFLINE", ": owner/name.")
+    refuses(lambda: resolve("owner/name@v2"), "HF_HUB_OFFLINE", "owner/name@main", COMMIT)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "named"),
     [

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +97,62 @@ def test_bad_files_are_named_with_their_line(
 
 
 def test_bad_parquet_columns_are_named(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"content": ["a"]}), tmp_path / "other.parquet")
-    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "null.parquet")
+    pq.write_table(pa.table({"body": ["a"]}), tmp_path / "other.parquet")
     pq.write_table(pa.table({"text": [1]}), tmp_path / "number.parquet")
-    refuses(lambda: _documents(tmp_path / "other.parquet"), "other.parquet", "text")
-    refuses(lambda: _documents(tmp_path / "null.parquet"), "null.parquet", "row 2")
+    refuses(lambda: _documents(tmp_path / "other.parquet"), "other.parquet", "`text`", "`body`")
     refuses(lambda: _documents(tmp_path / "number.parquet"), "number.parquet", "row 1")
+
+
+LINES = b'{"text": "one"}\n{"text": null}\n{"id": 3, "text": "two"}\n'
+
+
+@pytest.mark.parametrize(
+    "name", ["c4-train.00000.json", "a.JSONL", "a.txt", "a.jsonlines", "no-ending", "a.json.gz"]
+)
+def test_json_lines_are_known_by_their_content(tmp_path: Path, name: str) -> None:
+    assert _documents(_write(tmp_path / name, LINES)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files_are_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    lines = _write(tmp_path / "a.json.gz", pack(LINES))
+    text = _write(tmp_path / "b", pack(b"three\n\nfour"))
+    corpus = FileCorpus([lines, text])
+    assert list(corpus.documents()) == ["one", "two", "three", "four"]
+    assert corpus._before == sum(path.stat().st_size for path in corpus.files)
+    lines.write_bytes(pack(LINES * 9)[:-9])
+    refuses(lambda: _documents(lines), lines, "damaged")
+
+
+def test_tables_are_known_by_their_content(tmp_path: Path) -> None:
+    for name, field in (("a.PARQUET", "text"), ("a.pq", "content"), ("a.bin", "text")):
+        pq.write_table(pa.table({"n": [1, 2], field: ["one", None]}), tmp_path / name)
+        assert _documents(tmp_path / name) == ["one"]
+    assert _documents(_write(tmp_path / "code.jsonl", '{"content": "one"}')) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("a.json", b'[{"text": "a"}]', "JSON array"),
+        ("a.json", b'[\n  {"text": "a"}\n]', "JSON array"),
+        ("a.txt", b'[ {"text": "a"},\n', "JSON array"),
+        ("a.csv", b"text\na\n", ".csv"),
+        ("a.CSV.gz", gzip.compress(b"text\na\n"), ".csv"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd rest", "zstd"),
+        ("a.zip", b"PK\x03\x04 rest", "zip"),
+        ("a.arrow", b"ARROW1\0\0", "Arrow"),
+        ("a.txt", "text".encode("utf-16"), "UTF-16"),
+        ("a.txt", "text".encode("utf-16-le"), "UTF-16"),
+        ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16"),
+        ("a.txt", b'{"id": 1, "body": "a"}\n', "`body`"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_its_name(
+    tmp_path: Path, name: str, data: bytes, what: str
+) -> None:
+    path = _write(tmp_path / name, data)
+    refuses(lambda: _documents(path), path, what)
 
 
 def test_missing_files_are_named_at_once(tmp_path: Path) -> None:

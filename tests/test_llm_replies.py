@@ -158,6 +158,14 @@ def test_any_reply_is_a_completion_or_a_failure(status: int, body: bytes):
             "response_format",
             {"message": "Invalid schema for response_format 'x'", "param": "response_format"},
         ),
+        (
+            "response_format",
+            {"message": "The provided JSON schema contains features not supported by xgrammar."},
+        ),
+        ("response_format", {"message": "failed to parse grammar"}),
+        ("response_format", {"message": "Invalid grammar specification: unknown rule"}),
+        ("response_format", {"message": "guided decoding is not enabled"}),
+        ("response_format", {"message": "Constrained generation needs another backend"}),
         ("system", {"message": "System role not supported"}),
         (None, {"message": "max_tokens is too large: 99999", "param": "max_tokens"}),
         (None, {"message": "temperature must be at most 1", "param": "temperature"}),
@@ -174,6 +182,14 @@ def test_refused_parameters_of_fastapi_servers():
     assert refused(BODY, failure(422, {"detail": [extra]})) == "seed"
     unexpected = {"detail": "Unexpected fields in the request: {'seed'}"}
     assert refused(BODY, failure(422, unexpected)) == "seed"
+
+
+def test_a_grammar_that_fails_inside_the_server_is_refused_too():
+    for status in (500, 501):
+        said = failure(status, {"error": {"message": "Failed to compile grammar"}})
+        assert refused(BODY, said) == "response_format"
+        assert refused(adapt(BODY, {"response_format": 2}), said) is None
+    assert refused(BODY, failure(503, {"error": {"message": "grammar"}})) is None
 
 
 def test_only_what_was_sent_can_be_refused():

@@ -76,6 +76,15 @@ def test_any_line_can_be_sent(text: str):
         'Sure! {"a": 1} is my answer.',
         'I {think} [so], see [1]: {"a": 1}',
         '<think>{"a": 2}? No.\n</think>\n{"a": 1}',
+        'So {"a": 2}? No.\n</think>\n\n{"a": 1}',
+        '```json\n{"a": 2}\n```\nNo.</thinking>```json\n{"a": 1}\n```',
+        '{"a": 2} [/THINK] {"a": 1}',
+        '<think>{"a": 2}</think><think>{"a": 3}</think>{"a": 1}',
+        '<seed:think>{"a": 2}</seed:think>{"a": 1}',
+        '◁think▷{"a": 2}◁/think▷{"a": 1}',
+        '<|channel|>analysis<|message|>{"a": 2}<|end|><|start|>assistant<|channel|>final<|message|>'
+        '{"a": 1}',
+        '<reasoning>{"a": 2}</reasoning>\n<answer>{"a": 1}</answer>',
         '{"a": 1} (that is {"a": 1})',
     ],
 )
@@ -226,6 +235,7 @@ def test_unreadable_matches_are_no_verdict(reply: str):
         f'{FENCE}json\n{{"explanation": "fires\\n  on names"}}\n{FENCE}',
         '{"thought": "I write [EXPLANATION]: here", "explanation": "fires on names"}',
         "<think>[EXPLANATION]: no</think>[EXPLANATION]: fires on names",
+        "[EXPLANATION]: no, better:</think>[EXPLANATION]: fires on names",
         '{"explanation": "fires\\u001b on names\\u0000"}',
     ],
 )
@@ -271,6 +281,10 @@ def test_no_texts(reply: str):
 
 def test_plain_text():
     assert parse_text("<think>hm</think> yes ") == "yes"
+    assert parse_text("hm </think> yes ") == "yes"
+    with pytest.raises(WireError):
+        find_json('<think>Maybe {"a": 2}, or')
+    assert parse_text("yes </think>") == "yes </think>"
     with pytest.raises(WireError):
         parse_text("<think>hm</think>")
 

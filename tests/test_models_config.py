@@ -115,6 +115,39 @@ def test_new_spelling_is_the_same_config(read: Read):
     assert read(new) == PRESETS["gemma-2-2b"]
 
 
+def test_spellings_that_agree_may_stand_beside_each_other(read: Read):
+    both = {**LLAMA_3_2_1B, "rope_parameters": {**ROPE, "rope_theta": 500000.0}}
+    assert read(both) == PRESETS["llama-3.2-1b"]
+    assert read({**both, "rope_theta": None, "rope_scaling": {}}) == PRESETS["llama-3.2-1b"]
+
+
+def test_without_a_base_rope_has_the_default(read: Read):
+    without = {key: value for key, value in LLAMA_3_2_1B.items() if key != "rope_theta"}
+    assert read(without) == replace(PRESETS["llama-3.2-1b"], rope_theta=10000.0)
+    assert read({**without, "rope_theta": None}).rope_theta == 10000.0
+
+
+def test_attributes_that_change_nothing_are_let_through(read: Read):
+    idle = {
+        "_attn_implementation_autoset": True,
+        "_model_name_or_path": "x",
+        "max_length": 20,
+        "partial_rotary_factor": 1.0,
+        "pruned_heads": {},
+        "quantization_config": None,
+        "rope_interleaved": False,
+        "sep_token_id": None,
+        "some_new_flag": None,
+        "temperature": 0.7,
+        "tokenizer_class": "LlamaTokenizer",
+        "transformers.js_config": {"dtype": "q4"},
+        "unk_token_id": 0,
+        "unsloth_version": "2025.3",
+    }
+    assert read({**LLAMA_3_2_1B, **idle}) == PRESETS["llama-3.2-1b"]
+    assert read({**GEMMA_2_2B, **idle}) == PRESETS["gemma-2-2b"]
+
+
 def test_older_spelling_of_the_rope_type(read: Read):
     scaling = {("type" if key == "rope_type" else key): value for key, value in ROPE.items()}
     assert read({**LLAMA_3_2_1B, "rope_scaling": scaling}) == PRESETS["llama-3.2-1b"]
@@ -186,7 +219,9 @@ REFUSED = [
     (GEMMA_2_2B, {"use_bidirectional_attention": True}, "`use_bidirectional_attention`"),
     (GEMMA_2_2B, {"hidden_activation": "gelu"}, "`hidden_activation`"),
     (GEMMA_2_2B, {"attention_bias": True}, "`attention_bias`"),
-    (GEMMA_2_2B, {"some_new_flag": None}, "`some_new_flag`"),
+    (GEMMA_2_2B, {"some_new_flag": False}, "`some_new_flag`"),
+    (LLAMA_3_2_1B, {"rope_interleaved": True}, "`rope_interleaved`"),
+    (LLAMA_3_2_1B, {"pruned_heads": {"0": [1]}}, "`pruned_heads`"),
     # RoPE.
     (LLAMA_3_2_1B, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
     (LLAMA_3_2_1B, {"rope_scaling": {"type": "linear", "factor": 4.0}}, "'linear'"),
@@ -195,15 +230,19 @@ REFUSED = [
     (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "factor": 0}}, "RoPE scaling"),
     (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "low_freq_factor": 4.0}}, "low_freq_factor"),
     (LLAMA_3_2_1B, {"rope_scaling": [1, 2]}, "[1, 2]"),
-    (LLAMA_3_2_1B, {"rope_theta": None}, "`rope_theta`"),
     (LLAMA_3_2_1B, {"rope_theta": "big"}, "`rope_theta`"),
     (LLAMA_3_2_1B, {"rope_theta": -1.0}, "`rope_theta`"),
-    (NO_ROPE, {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "`rope_theta`"),
+    (NO_ROPE, {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention"),
     (
         NO_ROPE,
         {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
         "partial_rotary_factor",
     ),
+    # Two spellings that disagree.
+    (LLAMA_3_2_1B, {"rope_parameters": {**ROPE, "factor": 8.0}}, "'factor': 8.0"),
+    (LLAMA_3_2_1B, {"rope_parameters": {**ROPE, "factor": 8.0}}, "'factor': 32.0"),
+    (LLAMA_3_2_1B, {"rope_parameters": {"rope_type": "default"}}, "`rope_scaling`"),
+    (LLAMA_3_2_1B, {"rope_parameters": {**ROPE, "rope_theta": 1e4}}, "`rope_theta` is 500000.0"),
     # Sizes.
     (LLAMA_3_2_1B, {"hidden_size": None}, "`hidden_size`"),
     (LLAMA_3_2_1B, {"hidden_size": 20.5}, "`hidden_size`"),

@@ -139,7 +139,7 @@ def test_truncated_file(tied: Path):
 
 def test_missing_weights(tied: Path):
     (tied / "model.safetensors").unlink()
-    refuses(lambda: load(tied), tied / "model.safetensors", "cannot be read")
+    refuses(lambda: load(tied), tied / "model.safetensors", "missing")
 
 
 def test_old_exports_of_rotary_frequencies_are_let_through(tied: Path):
@@ -167,11 +167,38 @@ def test_untied_model_without_its_head(tied: Path):
     refuses(lambda: load(tied), tied, "`lm_head.weight`")
 
 
-def test_tensor_in_two_shards(sharded: Path):
+def test_the_index_says_which_of_two_copies_counts(sharded: Path):
+    expected = jax.tree.leaves(load(sharded))
     first, second = sorted(sharded.glob("*.safetensors"))
     name = next(iter(load_file(first)))
-    edit(second, lambda tensors: tensors.update({name: load_file(first)[name]}))
-    refuses(lambda: load(sharded), second, first.name, f"`{name}`")
+    stale = np.zeros_like(load_file(first)[name])
+    edit(second, lambda tensors: tensors.update({name: stale}))
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(load(sharded)), expected)
+
+
+def test_a_tensor_that_the_index_promises(sharded: Path):
+    first = min(sharded.glob("*.safetensors"))
+    name = next(iter(load_file(first)))
+    edit(first, lambda tensors: tensors.pop(name))
+    refuses(lambda: load(sharded), first, f"`{name}`", "index")
+
+
+def test_shards_without_their_index(sharded: Path):
+    (sharded / "model.safetensors.index.json").unlink()
+    refuses(lambda: load(sharded), sharded, "-of-", "model.safetensors.index.json")
+
+
+def test_weights_of_another_kind(tied: Path):
+    (tied / "model.safetensors").rename(tied / "pytorch_model.bin")
+    refuses(lambda: load(tied), tied, "pytorch_model.bin", "safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_pointer_in_place_of_a_file(name: str, copied: Callable[[str], Path]):
+    folder = copied("reference/llama/model")
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / name).write_text(text)
+    refuses(lambda: load_model(folder), folder / name, "Git LFS")
 
 
 def test_missing_shard(sharded: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -196,9 +197,9 @@ def test_other_inputs_are_refused(killed: Killed, tmp_path: Path):
 def test_folders_of_something_else_are_refused(killed: Killed, tmp_path: Path):
     strange = tmp_path / "strange"
     strange.mkdir()
-    (strange / "thesis.tex").write_text("years of work")
-    refuses(lambda: run(killed.model, strange), "--out", strange, "thesis.tex")
-    assert sorted(path.name for path in strange.iterdir()) == ["thesis.tex"]
+    (strange / "scores.parquet").write_text("years of work")
+    refuses(lambda: run(killed.model, strange), "--out", strange, "scores.parquet")
+    assert sorted(path.name for path in strange.iterdir()) == ["scores.parquet"]
     broken = tmp_path / "broken"
     broken.mkdir()
     for text in ("{", "[]", "{}", '{"config": 3}', "\xff"):
@@ -250,6 +251,56 @@ def test_what_a_kill_at_the_very_start_leaves_is_no_stranger(killed: Killed, tmp
     (out / "run.json.tmp").write_text('{"status": "run')
     run(killed.model, out)
     assert tables(out) == tables(killed.whole)
+
+
+def test_files_that_a_run_never_writes_are_left_alone(killed: Killed, tmp_path: Path):
+    """Such as the log of the job that the run is."""
+    names = (".DS_Store", "slurm-1234.out", "log.txt")
+    for name in names:
+        (tmp_path / name).write_text(name)
+    run(killed.model, tmp_path)
+    assert tables(tmp_path) == tables(killed.whole)
+    assert [(tmp_path / name).read_text() for name in names] == list(names)
+
+
+def test_one_run_writes_into_a_folder_at_a_time(killed: Killed, tmp_path: Path):
+    """The second says who does; the next one may, whatever became of the first."""
+    refused = []
+
+    def again(*_: Any) -> None:
+        second = lambda: run(killed.model, tmp_path)  # noqa: E731
+        refused.append(refuses(second, "--out", tmp_path, str(os.getpid()), kind=PieError))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(killed.model, tmp_path, progress=again)
+    assert len(refused) == 1
+    run(killed.model, tmp_path)
+    assert tables(tmp_path) == tables(killed.whole)
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_full_disk_is_named_and_costs_nothing_that_is_done(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved = []
+
+    def full(file: Any, **arrays: Any) -> None:
+        saved.append(file.name)
+        if len(saved) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        savez(file, **arrays)
+
+    savez = folder.np.savez
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.np, "savez", full)
+        which = tmp_path / "parts" / "batch-000002.npz"
+        refuses(lambda: run(killed.model, tmp_path), which, "No space left", kind=PieError)
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    computed = count_batches(monkeypatch)
+    run(killed.model, tmp_path)
+    assert len(computed) == BATCHES - 2
+    assert tables(tmp_path) == tables(killed.whole)
 
 
 def test_a_missing_folder_is_made(killed: Killed, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,9 @@ class WordTokenizer:
     def answer_id(self, text: str) -> int | None:
         match = re.fullmatch(r" (\S+)", text)
         return self.ids.setdefault(match[1], len(self.ids) + 1) if match else None
+
+    def answer_pieces(self, text: str) -> list[str]:
+        return re.findall(r" \S+", text)
 
 
 CLEAN = "when Ann and Bob met Bob talked to"
@@ -120,6 +124,21 @@ def test_prompts_that_differ_only_behind_the_cut_are_the_same_prompt() -> None:
     pair = Pair(f"{long} x", (f"{long} y",), " a", " b")
     _, skipped = encode_pairs([pair, GOOD], WordTokenizer(), needs_target=True, on_bad_pair="skip")
     assert [pair.reason for pair in skipped] == ["same-prompt"]
+
+
+def test_an_answer_of_several_tokens_is_shown_with_what_would_be_one() -> None:
+    pair = Pair(CLEAN, (CORRUPTED,), " Ann Lee", "Bob")
+    wrong = r"the target ' Ann Lee' is 2 tokens \(' Ann', ' Lee'\) .*; ' Ann' would be one token"
+    with pytest.raises(InputError, match=wrong):
+        encode_pairs([pair], WordTokenizer(), needs_target=True)
+    with pytest.raises(InputError, match=r"the distractor 'Bob' .*; ' Bob' would be one token"):
+        encode_pairs([replace(pair, target=" Ann")], WordTokenizer(), needs_target=True)
+
+
+def test_prompts_that_end_in_a_space_are_warned_of_once() -> None:
+    spaced = Pair(f"{CLEAN} ", (f"{CORRUPTED} ",), " Ann", " Bob")
+    with pytest.warns(UserWarning, match=r"f: 2 of 3 prompts end in a space, the first is row 1 "):
+        encode_pairs([GOOD, spaced, spaced], WordTokenizer(), needs_target=True, source="f")
 
 
 def test_nothing_left_is_an_error_that_counts_the_reasons() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -177,13 +178,30 @@ def test_a_set_may_list_its_files(tmp_path: Path):
     np.testing.assert_array_equal(transcoder.rows(0, np.arange(F))[:, 0], random(32, F, D))
 
 
+def test_an_activation_without_its_thresholds_is_refused(tmp_path: Path):
+    plain = write_set(tmp_path / "plain", jump=False, activation="relu")
+    assert load_transcoder(plain).config.activation == "relu"
+    assert load_transcoder(write_set(tmp_path / "a", activation="jumprelu")).config.features == F
+    edit_config(plain, activation="jumprelu")
+    refuses(lambda: load_transcoder(plain), plain / "config.yaml", "'jumprelu'")
+
+
+def test_stray_copies_are_no_layers(folder: Path, tmp_path: Path):
+    shutil.copy(folder / "W_enc_0.safetensors", folder / "W_enc_0 (1).safetensors")
+    assert load_transcoder(folder).config.num_layers == L
+    layers = write_set(tmp_path / "set")
+    shutil.copy(layers / "layer_0.safetensors", layers / "layer_0.bak.safetensors")
+    assert load_transcoder(layers).config.num_layers == L
+
+
 REFUSED_SETS = [
     (lambda f: edit_config(f, transcoders=["hf://a/b/c.npz"]), "config.yaml", "hf://a/b/c.npz"),
     (lambda f: edit_config(f, transcoders="layer_0"), "config.yaml", "`transcoders`"),
     (lambda f: edit_config(f, transcoders=[]), "", "layer_0.safetensors"),
     (lambda f: edit_config(f, transcoders=["no.safetensors"]), "no.safetensors", "cannot be read"),
     (lambda f: [path.unlink() for path in f.glob("layer*")], "", "layer_0.safetensors"),
-    (lambda f: (f / "layer_1.safetensors").unlink(), "layer_1.safetensors", "cannot be read"),
+    (lambda f: (f / "layer_1.safetensors").unlink(), "layer_1.safetensors", "missing"),
+    (lambda f: edit_config(f, activation="topk"), "config.yaml", "'topk'"),
     (lambda f: drop(f / "layer_1.safetensors", THRESHOLD), "layer_1.safetensors", THRESHOLD),
     (lambda f: drop(f / "layer_0.safetensors", THRESHOLD), "layer_1.safetensors", THRESHOLD),
     (lambda f: drop(f / "layer_1.safetensors", "W_dec"), "layer_1.safetensors", "`W_dec`"),
@@ -239,9 +257,10 @@ REFUSED = [
     (lambda f: edit_config(f, feature_output_hook="hook_out"), "config.yaml", "hook_out"),
     # The files.
     (lambda f: [path.unlink() for path in f.glob("*.safetensors")], "", "W_enc_0.safetensors"),
-    (lambda f: (f / ENC).unlink(), ENC, "cannot be read"),
+    (lambda f: edit_config(f, activation="batchtopk"), "config.yaml", "'batchtopk'"),
+    (lambda f: (f / ENC).unlink(), ENC, "missing"),
     (lambda f: (f / DEC).unlink(), DEC, "cannot be read"),
-    (lambda f: (f / "W_enc_2.safetensors").unlink(), "W_dec_0.safetensors", "`W_dec_0`"),
+    (lambda f: (f / "W_enc_2.safetensors").unlink(), "W_enc_2.safetensors", "missing"),
     (lambda f: (f / ENC).write_bytes((f / ENC).read_bytes()[:-8]), ENC, "truncated"),
     (lambda f: (f / DEC).write_bytes((f / DEC).read_bytes()[:30]), DEC, "not a safetensors file"),
     # The tensors.
@@ -308,6 +327,8 @@ def test_model_and_transcoder_must_match(folder: Path, reference: Callable):
     require_match(llama.transcoder, llama.model.config, "llama")
     transcoder = load_transcoder(folder)
     refuses(lambda: require_match(transcoder, llama.model.config, "tiny"), folder, "tiny", "64")
+    more = replace(llama.model.config, num_layers=5)
+    refuses(lambda: require_match(llama.transcoder, more, "llama"), "layer 4", "missing")
     # The output before a post-norm is another place, but only where there is one.
     before = replace(llama.transcoder.config, output_site="before_post_norm")
     moved = replace(llama.transcoder, config=before)

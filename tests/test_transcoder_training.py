@@ -242,9 +242,9 @@ def test_folder_with_other_files_is_refused(model, corpus, tmp_path):
         (
             "a.jsonl",
             b'{"text": "fine"}\n{"text": 1}\n',
-            'a.jsonl, line 2 has no string under "text"',
+            "a.jsonl, line 2 has no string under `text`",
         ),
-        ("a.txt", b"\xff\xfe", "a.txt, line 1 is not valid UTF-8"),
+        ("a.txt", b"\xff", "a.txt, line 1 is not valid UTF-8"),
         ("a.txt", b"too short", "fewer than a batch"),
         ("a.txt", b"", "fewer than a batch"),
     ],

@@ -29,12 +29,19 @@ class Bytes:
 
     all_special_ids = (0,)
     bos_token_id = 0
+    added_tokens_decoder = ()
 
     def __len__(self) -> int:
         return 256
 
-    def encode(self, text: str) -> list[int]:
-        return [0, *text.encode()]
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [*([0] if add_special_tokens else []), *text.encode()]
+
+    def decode(self, ids: list[int], clean_up_tokenization_spaces: bool = True) -> str:
+        return bytes(ids).decode("latin-1")
+
+    def get_vocab(self) -> dict[str, int]:
+        return {chr(index): index for index in range(256)}
 
 
 def _documents() -> list[str]:

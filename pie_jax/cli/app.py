@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 
@@ -49,6 +50,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    _show_what_the_output_can()
     try:
         app()
     except PieError as error:
@@ -57,9 +59,19 @@ def main() -> None:
         _fail("interrupted; repeat the command to resume where that is offered", 130, debug)
     except MemoryError:
         _fail("error: out of memory; try a smaller --batch-size", 1, debug)
+    except OSError as error:
+        what = f"{error.filename or 'a file'}: {error.strerror or error}"
+        _fail(f"error: {what}; mend that and repeat the command (--debug shows where)", 1, debug)
     except Exception as error:  # the last resort: one sentence, and how to see the rest
         kind = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         _fail(f"error: {kind} (a defect or a lack of memory; --debug shows where)", 1, debug)
+
+
+def _show_what_the_output_can() -> None:
+    """Have characters that the output has none of, such as a dash in ASCII, replaced."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _fail(message: str, code: int, debug: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli.console import console
+from pie_jax.cli.in_parts import InParts
 
 
 def compare(
@@ -30,11 +31,11 @@ def compare(
     results = load_runs(runs, baseline)
     for title, table in run_tables(results, baseline):
         console.print(title)
-        console.print(table)
+        console.print(InParts(table))
     if len(results) > 1:
         title, table = stability_table(results)
         console.print(title)
-        console.print(table)
+        console.print(InParts(table))
     if plot is not None:
         plot.write_text(str(chart(results)), encoding="utf-8")
         console.print(f"plot: {plot}")

@@ -39,8 +39,8 @@ def use_compile_cache() -> None:
     """Keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache."""
     import jax
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    if jax.config.values["jax_compilation_cache_dir"] is None and (folder := cache_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     # Programs of any size: what is quick to compile is quicker to read.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

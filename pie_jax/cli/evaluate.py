@@ -10,6 +10,7 @@ import typer
 from pie_jax.cli import options as opt
 from pie_jax.cli import stage_options as stage
 from pie_jax.cli.console import console, progress_bar, score_table, use_compile_cache
+from pie_jax.cli.in_parts import InParts
 
 
 def evaluate(
@@ -31,10 +32,8 @@ def evaluate(
     judge_prices: stage.JudgePrices = None,
     scorers: stage.Scorers = stage.SCORERS,
     preset: stage.Preset = "default",
-    model: Annotated[str | None, typer.Option(help="The run's model, if it has moved.")] = None,
-    transcoder: Annotated[
-        str | None, typer.Option(help="The run's transcoder, if it has moved.")
-    ] = None,
+    model: stage.MovedModel = None,
+    transcoder: stage.MovedTranscoder = None,
     dry_run: stage.DryRun = False,
 ) -> None:
     """Score the explanations of the last `pie-jax interpret`; repeat it to resume.
@@ -65,7 +64,7 @@ def evaluate(
     )
     names = opt.names(scorers)
     if dry_run:
-        found = estimate_evaluation(run, roles, preset=preset, scorers=names)
+        found = estimate_evaluation(run, roles, preset=preset, scorers=names, model=model)
         stage.report_estimate("evaluate", roles, found)
         return
     use_compile_cache()
@@ -79,5 +78,6 @@ def evaluate(
             transcoder=transcoder,
             progress=progress,
         )
-    console.print(score_table(table))
+    stage.report_failures(run, "evaluate")
+    console.print(InParts(score_table(table)))
     console.print(f"scores: {run / 'evaluation.parquet'}")

@@ -35,10 +35,8 @@ def examples(
     shard: Annotated[
         str, typer.Option(help="I/N: only part I of N of the corpus; the last part merges all.")
     ] = "0/1",
-    model: Annotated[str | None, typer.Option(help="The run's model, if it has moved.")] = None,
-    transcoder: Annotated[
-        str | None, typer.Option(help="The run's transcoder, if it has moved.")
-    ] = None,
+    model: stage.MovedModel = None,
+    transcoder: stage.MovedTranscoder = None,
     batch_size: Annotated[int, typer.Option(help="Windows side by side.")] = 32,
     seed: opt.Seed = 0,
 ) -> None:

@@ -40,6 +40,7 @@ def interpret(
     contrast: Annotated[
         int, typer.Option(help="Windows without the feature that an LLM sees beside the others.")
     ] = 0,
+    model: stage.MovedModel = None,
     dry_run: stage.DryRun = False,
     seed: opt.Seed = 0,
 ) -> None:
@@ -77,11 +78,14 @@ def interpret(
     chosen = Chosen(method, budget, features, baselines, seed)
     options = ExplainOptions(candidates=candidates, contrast=contrast)
     if dry_run:
-        found = estimate_interpretation(run, chosen, roles, options=options)
+        found = estimate_interpretation(run, chosen, roles, options=options, model=model)
         stage.report_estimate("interpret", roles, found)
         return
     with progress_bar("interpret") as progress:
-        explained = interpret_run(run, chosen, roles, options=options, progress=progress)
+        explained = interpret_run(
+            run, chosen, roles, options=options, model=model, progress=progress
+        )
+    stage.report_failures(run, "interpret")
     failed = sum(one.text is None for one in explained)
     console.print(
         f"{len(explained)} features, {failed} without an explanation (why: status)\n"

@@ -16,6 +16,7 @@ from pie_jax.cli.console import (
     task_table,
     use_compile_cache,
 )
+from pie_jax.cli.in_parts import InParts
 
 
 def prune(
@@ -126,6 +127,7 @@ def prune(
         return
     # For the report, which shows them.
     pie_jax.tasks.write_pairs(out / "pairs.jsonl", rows)
-    console.print(task_table(result) if scope == "task" else kl_table(result))
+    table = InParts(task_table(result), keep=2) if scope == "task" else InParts(kl_table(result))
+    console.print(table)
     report_skips(result)
     console.print(f"results: {out}")

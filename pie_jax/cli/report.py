@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pie_jax.cli import stage_options as stage
 from pie_jax.cli.console import console, use_compile_cache
 
 
@@ -18,10 +19,8 @@ def report(
     pairs: Annotated[
         Path | None, typer.Option(help="The run's pairs; default: pairs.jsonl in the folder.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The run's model, if it has moved.")] = None,
-    transcoder: Annotated[
-        str | None, typer.Option(help="The run's transcoder, if it has moved.")
-    ] = None,
+    model: stage.MovedModel = None,
+    transcoder: stage.MovedTranscoder = None,
 ) -> None:
     """Write the report of whatever stages a results folder holds.
 

@@ -17,6 +17,7 @@ from pie_jax.cli.console import (
     score_table,
     use_compile_cache,
 )
+from pie_jax.cli.in_parts import InParts
 
 
 def run(
@@ -121,7 +122,7 @@ def run(
     with progress_bar(f"{task}: prune") as progress:
         result = pie_jax.prune(language_model, clt, pairs, settings, out=out, progress=progress)
     write_pairs(out / "pairs.jsonl", pairs)
-    console.print(kl_table(result))
+    console.print(InParts(kl_table(result)))
     report_skips(result)
     weights = {"model": language_model, "transcoder": clt}
     if stages == "all" and not corpus and model != "demo":
@@ -137,6 +138,8 @@ def run(
             table = pie_jax.evaluate_run(
                 out, roles, preset=preset, scorers=names, progress=progress, **weights
             )
-        console.print(score_table(table))
+        for name in ("interpret", "evaluate"):
+            stage.report_failures(out, name)
+        console.print(InParts(score_table(table)))
     report = pie_jax.report_run(out, **weights)
     console.print(f"results: {out}\nreport: {report}")

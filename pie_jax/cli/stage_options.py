@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pie_jax.cli.console import console
+from pie_jax.cli.console import console, errors
 from pie_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ Features = Annotated[
 ]
 Baselines = Annotated[
     int, typer.Option(help="Random active, and strongest, features to compare with; 0: none.")
+]
+MovedModel = Annotated[str | None, typer.Option("--model", help="The run's, if it has moved.")]
+MovedTranscoder = Annotated[
+    str | None, typer.Option("--transcoder", help="The run's, if it has moved.")
 ]
 Explainer = Annotated[
     str | None,
@@ -91,6 +97,17 @@ def prices(text: str | None, option: str) -> Prices | None:
     except ValueError as error:
         raise InputError(f"{option}: `{text}` is not two numbers like 0.15,0.6.") from error
     return Prices(prompt, completion)
+
+
+def report_failures(folder: Path, name: str) -> None:
+    """Say why calls of a stage failed: the commonest reason of each role, in the server's words."""
+    from pie_jax.llm.failures import Failures
+    from pie_jax.stage_record import load_stages
+
+    rows = load_stages(folder)[name]["llm_failures"]
+    for client in dict.fromkeys(row["client"] for row in rows):
+        reasons = {row["reason"]: row["calls"] for row in rows if row["client"] == client}
+        errors.print(Failures(Counter(reasons)).sentence(client), markup=False, highlight=False)
 
 
 def report_estimate(stage: str, roles: Roles, found: Estimate) -> None:

@@ -15,6 +15,7 @@ from pie_jax.interpret.corpus import window_batches
 from pie_jax.interpret.records import FeatureKey
 from pie_jax.interpret.texts import Tokenizer, TokenText, split_text, token_strings
 from pie_jax.models.tokenizer import Tokenizer as ModelTokenizer
+from pie_jax.writing import replacing
 
 # Each text's activation [n_texts, n]: its largest over real tokens, as pruning reads it.
 Activations = Callable[[Sequence[str], Sequence[FeatureKey]], np.ndarray]
@@ -80,11 +81,9 @@ def sample_windows(
 
 def save_sample(folder: str | Path, texts: Sequence[str]) -> None:
     """Write sample.jsonl: a text a line, whole or not at all."""
-    path = Path(folder) / SAMPLE_FILE
-    temporary = path.with_name(f"{SAMPLE_FILE}.tmp")
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    temporary.write_text(lines, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(Path(folder) / SAMPLE_FILE) as temporary:
+        temporary.write_text(lines, encoding="utf-8")
 
 
 def load_sample(folder: str | Path) -> list[str]:

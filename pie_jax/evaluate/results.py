@@ -14,6 +14,7 @@ from pie_jax.evaluate.baselines import Trial
 from pie_jax.evaluate.judges.base import Judge
 from pie_jax.evaluate.statistics import Interval, Score
 from pie_jax.interpret.journal import Journal, Row
+from pie_jax.writing import replacing
 
 EVALUATION = "evaluation.parquet"
 JOURNAL = "evaluation.jsonl"
@@ -107,9 +108,8 @@ def evaluation_table(rows: Iterable[Row]) -> pa.Table:
 
 def save_evaluation(folder: Path, table: pa.Table) -> None:
     """Write evaluation.parquet, whole or not at all."""
-    temporary = folder / f"{EVALUATION}.tmp"
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(folder / EVALUATION)
+    with replacing(folder / EVALUATION) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def load_evaluation(folder: str | Path) -> pa.Table:

@@ -25,6 +25,7 @@ from pie_jax.evaluate.subject import Shared, Subject
 from pie_jax.interpret.journal import Journal, Row
 from pie_jax.interpret.records import FeatureExamples, FeatureKey
 from pie_jax.interpret.run import map_bounded
+from pie_jax.waiting import wait_for
 
 # done, total, what is being done
 Progress = Callable[[int, int, str], None]
@@ -41,7 +42,7 @@ def evaluate(
     progress: Progress | None = None,
 ) -> pa.Table:
     """Score groups of trials; see `evaluate_async`."""
-    return asyncio.run(
+    return wait_for(
         evaluate_async(groups, examples, shared, scorers=scorers, out=out, progress=progress)
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,15 +25,17 @@ from pie_jax.evaluate.subject import Shared
 from pie_jax.interpret.activations import max_activations
 from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
 from pie_jax.interpret.run import load_explanations
-from pie_jax.interpret.stage import dry_store, examples_of, load_weights, with_chats
+from pie_jax.interpret.stage import dry_store, examples_of, with_chats
 from pie_jax.interpret.texts import Tokenizer
+from pie_jax.interpret.weights import load_tokenizer_of, load_weights
 from pie_jax.llm import Estimate
 from pie_jax.llm.roles import Roles
-from pie_jax.models.loader import LanguageModel, load_model_tokenizer
+from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.folder import load_result
 from pie_jax.prune.results import PruneResult
 from pie_jax.stage_record import load_stages, save_stage
 from pie_jax.transcoders.stored import Transcoder
+from pie_jax.waiting import wait_for
 
 STEERING = "steering-faithfulness"
 
@@ -91,7 +92,8 @@ def evaluate_run(
             progress=progress,
         )
 
-    table, usage = with_chats(folder, None, roles.judge_config, score)
+    table, calls = with_chats(folder, None, roles.judge_config, score)
+    calls.require_some(table["value"].to_pylist())
     record = {
         **work.record,
         "judge": roles.judge,
@@ -99,7 +101,7 @@ def evaluate_run(
         "preset": preset,
         "scorers": list(scorers),
         "seconds": round(time.monotonic() - started, 1),
-        "llm_calls": usage,
+        **calls.record(),
     }
     save_stage(folder, "evaluate", record)
     return table
@@ -111,6 +113,7 @@ def estimate_evaluation(
     *,
     preset: str = "default",
     scorers: Sequence[str] = DEFAULT_SCORERS,
+    model: str | None = None,
 ) -> Estimate:
     """Return the calls and tokens that `evaluate_run` would take now; nothing is sent or written.
 
@@ -122,22 +125,27 @@ def estimate_evaluation(
     work = _work(folder)
     if roles.judge_config is None:
         return Estimate()
-    tokenizer: Tokenizer = load_model_tokenizer(work.result.record["config"]["model"])
+    tokenizer: Tokenizer = load_tokenizer_of(work.result, model)
     silent: Activations = lambda texts, keys: np.zeros((len(texts), len(keys)))  # noqa: E731
     natural = read_natural(work.texts, list(work.examples), tokenizer, silent)
-    with dry_store(folder) as store:
-        chat = DryChat(roles.judge_config, store)
-        shared = Shared(
-            make_judge(roles.judge, tokenizer, chat),
-            tokenizer,
-            silent,
-            natural,
-            counts,
-            seed=work.record["seed"],
-        )
-        examples = list(work.examples.values())
-        asyncio.run(evaluate_async(work.groups, examples, shared, scorers=scorers))
-    return chat.total
+    config = roles.judge_config
+
+    async def count() -> Estimate:
+        with dry_store(folder) as store:
+            chat = DryChat(config, store)
+            shared = Shared(
+                make_judge(roles.judge, tokenizer, chat),
+                tokenizer,
+                silent,
+                natural,
+                counts,
+                seed=work.record["seed"],
+            )
+            examples = list(work.examples.values())
+            await evaluate_async(work.groups, examples, shared, scorers=scorers)
+        return chat.total
+
+    return wait_for(count())
 
 
 def trials(

@@ -10,7 +10,7 @@ import numpy as np
 
 from pie_jax.buckets import bucket
 from pie_jax.interpret.records import FeatureKey
-from pie_jax.interpret.texts import TokenText, token_strings
+from pie_jax.interpret.texts import TokenText, text_ids, token_strings
 from pie_jax.models.generate import Steering, generate
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.stored import Transcoder
@@ -32,7 +32,7 @@ class Steerer:
         The text ends at the first special token.
         """
         steering = steering_of(self._transcoder, key, activation)
-        ids = [self._model.tokenizer.encode(text)[:most] for text in prompts]
+        ids = [text_ids(self._model.tokenizer, text)[:most] for text in prompts]
         texts: list[TokenText] = []
         for start in range(0, len(ids), self._batch):
             part = ids[start : start + self._batch]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from pie_jax.buckets import bucket
 from pie_jax.errors import InputError
 from pie_jax.interpret.records import FeatureKey
+from pie_jax.interpret.texts import text_ids
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
 from pie_jax.programs import program
@@ -83,7 +84,7 @@ class FeatureReader:
 
         A text is one prompt of its own, cut after `most_tokens`; one without tokens has 0.
         """
-        ids = [self._model.tokenizer.encode(text)[:most_tokens] for text in texts]
+        ids = [text_ids(self._model.tokenizer, text)[:most_tokens] for text in texts]
         out = np.zeros((len(ids), len(self.keys)), np.float32)
         groups: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pie_jax.errors import InputError
 from pie_jax.interpret.records import FeatureExamples, FeatureKey, Window
+from pie_jax.writing import replacing
 
 EXAMPLES = "examples.parquet"
 _ROWS = 64
@@ -44,12 +45,13 @@ _SCHEMA = pa.schema(
 
 def save_examples(folder: Path, examples: Sequence[FeatureExamples]) -> None:
     """Write examples.parquet, whole or not at all."""
-    temporary = folder / f"{EXAMPLES}.tmp"
-    with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+    with (
+        replacing(folder / EXAMPLES) as temporary,
+        pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
+    ):
         for start in range(0, len(examples), _ROWS):
             rows = [_row(one) for one in examples[start : start + _ROWS]]
             writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
-    temporary.replace(folder / EXAMPLES)
 
 
 def load_examples(

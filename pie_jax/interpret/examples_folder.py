@@ -18,6 +18,7 @@ from pie_jax.interpret.records import FeatureExamples, FeatureKey
 from pie_jax.interpret.state import changed
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.stored import Transcoder
+from pie_jax.writing import replacing
 
 RECORD = "examples.json"
 
@@ -109,8 +110,7 @@ def complete(
         "tokens": found[0].tokens_seen,
         **figures,
     }
-    temporary = folder / f"{RECORD}.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / RECORD)
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for part in range(config["shards"]):
         state_path(folder, part, config["shards"]).unlink(missing_ok=True)

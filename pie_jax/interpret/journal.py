@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pie_jax.errors import InputError
+from pie_jax.writing import replacing, writing
 
 Row = dict[str, Any]
 
@@ -47,18 +48,15 @@ class Journal:
 
     def append(self, row: Row) -> None:
         """Write a row to the disk before returning."""
-        try:
-            with self.path.open("ab") as file:
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror}).") from error
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with writing(self.path), self.path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
         self._enter(row)
 
     def rewrite(self, rows: Iterable[Row]) -> None:
         """Replace the file by these rows, whole or not at all."""
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.write_bytes(text.encode())
-        temporary.replace(self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(text.encode())

@@ -14,6 +14,7 @@ from pie_jax.interpret.records import FeatureKey
 from pie_jax.models.loader import LanguageModel
 from pie_jax.report.promoted import PromotedTokens, TokenEffect, promoted_tokens
 from pie_jax.transcoders.stored import Transcoder
+from pie_jax.writing import replacing
 
 PROMOTED = "promoted.parquet"
 # Features whose decoder rows are in memory at once.
@@ -40,15 +41,16 @@ def save_promoted(
     top: int = 10,
 ) -> None:
     """Write promoted.parquet: per target layer, and with a null target summed over all."""
-    temporary = folder / f"{PROMOTED}.tmp"
-    with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+    with (
+        replacing(folder / PROMOTED) as temporary,
+        pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
+    ):
         for start in range(0, len(keys), _FEATURES):
             part = keys[start : start + _FEATURES]
             found = promoted_tokens(model, transcoder, part, top)
             found += promoted_tokens(model, transcoder, part, top, per_target=True)
             rows = [row for one in found for row in _rows(one)]
             writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
-    temporary.replace(folder / PROMOTED)
 
 
 def load_promoted(folder: str | Path) -> dict[FeatureKey, list[PromotedTokens]]:

@@ -14,6 +14,7 @@ from pie_jax.errors import InputError
 from pie_jax.interpret.explainers import Explainer, ExplainInputs, get_explainer
 from pie_jax.interpret.journal import Journal, Row
 from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.waiting import wait_for
 
 EXPLANATIONS = "explanations.jsonl"
 # done, total, what is being done
@@ -33,7 +34,7 @@ def interpret(
     progress: Progress | None = None,
 ) -> list[Explanation]:
     """Explain features, in their order; see `interpret_async`."""
-    return asyncio.run(
+    return wait_for(
         interpret_async(examples, inputs, explainer=explainer, out=out, progress=progress)
     )
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pie_jax.corpus import Corpus, FileCorpus
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, PieError
 from pie_jax.evaluate.dry_run import DryChat
 from pie_jax.evaluate.groups import Chosen, feature_groups, union
 from pie_jax.evaluate.judges import make_judge
@@ -24,14 +23,16 @@ from pie_jax.interpret.options import ExampleOptions
 from pie_jax.interpret.promoted import load_promoted
 from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
 from pie_jax.interpret.run import interpret_async
+from pie_jax.interpret.weights import load_tokenizer_of, load_weights
 from pie_jax.llm import Estimate, LLMClient, LLMConfig, LLMStore
+from pie_jax.llm.failures import Failures
 from pie_jax.llm.roles import LLM, Roles
-from pie_jax.models.loader import LanguageModel, load_model, load_model_tokenizer
+from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.folder import load_result
 from pie_jax.prune.results import PruneResult
 from pie_jax.stage_record import save_stage
-from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.stored import Transcoder
+from pie_jax.waiting import wait_for
 
 LLM_STORE = "llm.sqlite"
 # Corpus windows kept aside, from which stage III draws what is normal: FADE's 1000, and as many
@@ -83,16 +84,18 @@ def interpret_run(
     roles: Roles | None = None,
     *,
     options: ExplainOptions | None = None,
+    model: str | None = None,
     progress: Progress | None = None,
 ) -> list[Explanation]:
     """Explain a run's features into explanations.jsonl of its folder; repeating resumes.
 
-    Baseline features without examples are left out. Raises `InputError` where kept ones have none,
+    Baseline features without examples are left out; `model` says where the run's own, of which only
+    the tokenizer is read, has moved. Raises `InputError` where kept ones have none,
     `Stopped` where an LLM's server, key or budget ends it.
     """
     chosen, roles, started = chosen or Chosen(), roles or Roles(), time.monotonic()
     result, examples = _examples(folder, chosen)
-    inputs = _inputs(folder, result, options)
+    inputs = _inputs(folder, result, options, model)
 
     async def explain(chat: Any, judge_chat: Any) -> list[Explanation]:
         judge = make_judge(roles.judge, inputs.tokenizer, judge_chat)
@@ -101,14 +104,15 @@ def interpret_run(
             examples, full, explainer=roles.explainer, out=folder, progress=progress
         )
 
-    found, usage = with_chats(folder, roles.explainer_config, roles.judge_config, explain)
+    found, calls = with_chats(folder, roles.explainer_config, roles.judge_config, explain)
+    calls.require_some(one.text for one in found)
     config = roles.explainer_config
     record = {
         "explainer": roles.explainer,
         "explainer_model": config.model if config else None,
         **asdict(chosen),
         "seconds": round(time.monotonic() - started, 1),
-        "llm_calls": usage,
+        **calls.record(),
     }
     save_stage(folder, "interpret", record)
     return found
@@ -120,6 +124,7 @@ def estimate_interpretation(
     roles: Roles | None = None,
     *,
     options: ExplainOptions | None = None,
+    model: str | None = None,
 ) -> Estimate:
     """Return the calls and tokens that `interpret_run` would take now; nothing is sent or written.
 
@@ -127,56 +132,67 @@ def estimate_interpretation(
     """
     chosen, roles = chosen or Chosen(), roles or Roles()
     result, examples = _examples(folder, chosen)
-    inputs = _inputs(folder, result, options)
+    inputs = _inputs(folder, result, options, model)
     if roles.explainer != LLM or roles.explainer_config is None:
         return Estimate()
-    with dry_store(folder) as store:
-        chat = DryChat(roles.explainer_config, store)
-        judging = DryChat(roles.judge_config, store) if roles.judge_config else None
-        judge = make_judge(roles.judge, inputs.tokenizer, judging)
-        full = ExplainInputs(inputs.tokenizer, chat, judge, inputs.promoted, inputs.options)
-        asyncio.run(interpret_async(examples, full, explainer=roles.explainer))
-    return chat.total + judging.total if judging else chat.total
+    config = roles.explainer_config
+
+    async def count() -> Estimate:
+        with dry_store(folder) as store:
+            chat = DryChat(config, store)
+            judging = DryChat(roles.judge_config, store) if roles.judge_config else None
+            judge = make_judge(roles.judge, inputs.tokenizer, judging)
+            full = ExplainInputs(inputs.tokenizer, chat, judge, inputs.promoted, inputs.options)
+            await interpret_async(examples, full, explainer=roles.explainer)
+        return chat.total + judging.total if judging else chat.total
+
+    return wait_for(count())
 
 
-def load_weights(
-    result: PruneResult,
-    model: LanguageModel | str | None = None,
-    transcoder: Transcoder | str | None = None,
-) -> tuple[LanguageModel, Transcoder]:
-    """Return a run's model and transcoder, or the ones given; encoders stay on disk."""
-    config = result.record["config"]
-    if not isinstance(model, LanguageModel):
-        model = load_model(model or config["model"], config["dtype"])
-    if not isinstance(transcoder, Transcoder):
-        # Only the rows of the features asked for are read.
-        transcoder = load_transcoder(transcoder or config["transcoder"], encoders_on_disk=True)
-    return model, transcoder
+@dataclass(frozen=True)
+class Calls:
+    """What became of a stage's calls: the folder's `usage`, and `failures` by role."""
+
+    usage: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, Failures] = field(default_factory=dict)
+
+    def require_some(self, results: Iterable[Any]) -> None:
+        """Raise `PieError`, with the commonest reason, where calls failed and nothing came of any
+        feature."""
+        failed = [found.sentence(name) for name, found in self.failures.items() if found]
+        if failed and all(result is None for result in results):
+            raise PieError(f"nothing came of any feature: {failed[0]}")
+
+    def record(self) -> dict[str, Any]:
+        """Return what stages.json says of them."""
+        failed = [row for name, found in self.failures.items() for row in found.record(name)]
+        return {"llm_calls": self.usage, "llm_failures": failed}
 
 
 def with_chats(
     folder: str | Path, explainer: LLMConfig | None, judge: LLMConfig | None, task: Any
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Return what `await task(explainer's chat, judge's chat)` gives, and the folder's usage.
+) -> tuple[Any, Calls]:
+    """Return what `await task(explainer's chat, judge's chat)` gives, and what became of the calls.
 
     A role without a config has no chat; without any, no store is made.
     """
 
-    async def run() -> tuple[Any, list[dict[str, Any]]]:
+    async def run() -> tuple[Any, Calls]:
         async with AsyncExitStack() as stack:
             configs = {"explainer": explainer, "judge": judge}
             chats: dict[str, LLMClient | None] = dict.fromkeys(configs)
             if not any(configs.values()):
-                return await task(None, None), []
+                return await task(None, None), Calls()
             store = stack.enter_context(LLMStore(Path(folder) / LLM_STORE))
             for name, config in configs.items():
                 if config is not None:
                     client = LLMClient(config, store, name=name)
                     chats[name] = await stack.enter_async_context(client)
             found = await task(chats["explainer"], chats["judge"])
-            return found, [asdict(row) for row in store.ledger.summary()]
+            failures = {name: chat.failures for name, chat in chats.items() if chat}
+            return found, Calls([asdict(row) for row in store.ledger.summary()], failures)
 
-    return asyncio.run(run())
+    return wait_for(run())
 
 
 class dry_store:
@@ -215,9 +231,9 @@ def _examples(folder: str | Path, chosen: Chosen) -> tuple[PruneResult, list[Fea
 
 
 def _inputs(
-    folder: str | Path, result: PruneResult, options: ExplainOptions | None
+    folder: str | Path, result: PruneResult, options: ExplainOptions | None, model: str | None
 ) -> ExplainInputs:
-    tokenizer = load_model_tokenizer(result.record["config"]["model"])
+    tokenizer = load_tokenizer_of(result, model)
     promoted = {
         key: [token.text for token in entries[0].promoted]
         for key, entries in load_promoted(folder).items()

@@ -16,6 +16,7 @@ from pie_jax.interpret.collector import Collector
 from pie_jax.interpret.corpus import Place
 from pie_jax.interpret.reservoir import Entries
 from pie_jax.interpret.statistics import Statistics
+from pie_jax.writing import replacing
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 _TABLES = ("top", "sampled", "inactive")
@@ -43,13 +44,11 @@ def save_state(
             arrays[f"{name}/{column}"] = values
     for name in _TEXTS:
         arrays[f"text/{name}"] = getattr(collector, name)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         # savez takes the names as keywords; ours hold a slash, which it keeps.
         np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_state(path: Path, empty: Collector, config: dict[str, Any]) -> tuple[Place, bool]:

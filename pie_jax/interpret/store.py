@@ -20,6 +20,7 @@ from pie_jax.errors import InputError
 from pie_jax.interpret.records import FeatureKey
 from pie_jax.interpret.store_http import Broken, HttpFiles
 from pie_jax.interpret.store_records import StoreExamples, parse_record
+from pie_jax.waiting import wait_for
 
 _FOLDER = "features"
 _INDEX = "index.json.gz"
@@ -81,7 +82,7 @@ def read_store(
     is no store or no access, `PieError` where the server cannot be reached; a record that is broken
     is listed in the result.
     """
-    return asyncio.run(
+    return wait_for(
         read_store_async(
             source, keys, cache=cache, concurrency=concurrency, retries=retries, timeout=timeout
         )

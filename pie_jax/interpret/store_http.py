@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from pie_jax.errors import InputError, PieError
+from pie_jax.http_client import make_client
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
@@ -33,7 +34,7 @@ class HttpFiles:
         self._address, self._retries = address, retries
         self._slots = asyncio.Semaphore(concurrency)
         self._cache = None if cache is None else cache / _slug(address)
-        self._client = httpx.AsyncClient(
+        self._client = make_client(
             timeout=timeout,
             follow_redirects=True,
             limits=httpx.Limits(max_connections=concurrency),

@@ -87,9 +87,21 @@ def window_text(tokenizer: Tokenizer, window: Window) -> TokenText:
     return TokenText(token_strings(tokenizer, window.tokens[1:].tolist()), activations)
 
 
+def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids, BOS in front, of a text that may be put together from strings of tokens.
+
+    Where the tokenizer puts a space in front by itself, the one that the text begins with is it.
+    """
+    if text.startswith(" "):
+        bare = tokenizer.encode(text[1:])
+        if "".join(token_strings(tokenizer, bare[1:])) == text:
+            return bare
+    return tokenizer.encode(text)
+
+
 def split_text(tokenizer: Tokenizer, text: str) -> TokenText:
     """Return a text as the model reads it, without BOS."""
-    return TokenText(token_strings(tokenizer, tokenizer.encode(text)[1:]))
+    return TokenText(token_strings(tokenizer, text_ids(tokenizer, text)[1:]))
 
 
 Reader = Callable[[Window], TokenText]

@@ -15,9 +15,11 @@ from pie_jax.llm.errors import (
     ContentFiltered,
     InvalidReply,
     LLMError,
+    RequestFailed,
     Stopped,
     Truncated,
 )
+from pie_jax.llm.failures import Failures
 from pie_jax.llm.request import Answer, Outcome, Reply, Request, Usage
 from pie_jax.llm.sender import Sender
 from pie_jax.llm.timing import Timing
@@ -47,6 +49,7 @@ class LLMClient:
     ):
         self.config, self.store = config, store
         self._sender = Sender(config, store, name, timing or Timing())
+        self.failures = Failures()
         self._tasks: set[asyncio.Task[Answer]] = set()
 
     def __repr__(self) -> str:
@@ -68,6 +71,13 @@ class LLMClient:
         Raises `RequestFailed` if this request has no usable answer, `Stopped` if no more can be
         sent. Equal requests under way at once are sent once.
         """
+        try:
+            return await self._validated(request)
+        except RequestFailed as error:
+            self.failures.note(error, self.config)
+            raise
+
+    async def _validated(self, request: Request[T]) -> Reply[T]:
         answer = await self._answer(request)
         try:
             return _reply(request.format.parse(_finished(answer, self.config)), [answer])

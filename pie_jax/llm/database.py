@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, PieError
 from pie_jax.llm.errors import StoreFailed
 
 # Says in the file's header whose it is ("PIEL"), and which tables it has.
 _APPLICATION = 0x5049454C
 _VERSION = 1
-_BUSY_SECONDS = 30.0
+# Another process's lock is waited for without a word at first, then with one.
+_QUIET_SECONDS, _BUSY_SECONDS = 5.0, 120.0
 
 _TABLES = """
 CREATE TABLE answers (
@@ -57,20 +60,40 @@ class Database:
         self.path = str(path)
         try:
             self._connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None
+                self.path, timeout=_QUIET_SECONDS, isolation_level=None
             )
         except sqlite3.Error as error:
             raise InputError(f"{path}: cannot be opened ({error}); name another file.") from None
         try:
-            self._set_up()
+            self._set_up_patiently()
         except sqlite3.Error as error:
             self._connection.close()
+            if _is_busy(error):
+                raise PieError(
+                    f"{path}: locked{_by(self.path)} for {_BUSY_SECONDS:g} s; repeat the command "
+                    "when that is done."
+                ) from None
             raise InputError(
                 f"{path}: no file of LLM answers ({error}); name another file."
             ) from None
         except BaseException:
             self._connection.close()
             raise
+
+    def _set_up_patiently(self) -> None:
+        try:
+            self._set_up()
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise
+            warnings.warn(
+                f"{self.path}: locked{_by(self.path)}; waiting up to {_BUSY_SECONDS:g} s.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            self._connection.execute(f"PRAGMA busy_timeout = {round(1000 * _BUSY_SECONDS)}")
+            self._set_up()
+        self._connection.execute(f"PRAGMA busy_timeout = {round(1000 * _BUSY_SECONDS)}")
 
     def _set_up(self) -> None:
         execute = self._connection.execute
@@ -119,8 +142,9 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
+            by = _by(self.path) if _is_busy(error) else ""
             raise StoreFailed(
-                f"{self.path}: cannot be written ({error}); nothing more was sent."
+                f"{self.path}: cannot be written ({error}{by}); nothing more was sent."
             ) from None
 
     def rows(self, query: str, values: tuple = ()) -> list[tuple]:
@@ -133,6 +157,25 @@ class Database:
     def close(self) -> None:
         """Close the connection; what was committed stays."""
         self._connection.close()
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    # The lower byte is the kind, the rest says more.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _by(path: str) -> str:
+    """Return which other processes have a file open, as far as this one may know."""
+    wanted, found = os.path.realpath(path), []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        pid = folder.parent.name
+        with suppress(OSError):
+            links = (os.readlink(link) for link in folder.iterdir())
+            if int(pid) != os.getpid() and wanted in links:
+                name = (folder.parent / "comm").read_text(encoding="utf-8").strip()
+                found.append(f"{pid} ({name})")
+    return f" by process {', '.join(found)}" if found else " by another process"
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
-# A reasoning model's thoughts, as some servers leave them in the reply.
-_THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+# Marks between a reasoning model's thoughts and its answer, as some servers leave them in the
+# reply. Chat templates often write the opening one themselves, so that only the closing one comes.
+_NAMES = "think|thinking|thought|thoughts|reasoning|reflection|seed:think"
+_OPENS = re.compile(
+    rf"\s*(?:<(?:{_NAMES})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis)",
+    re.IGNORECASE,
+)
+_CLOSES = re.compile(
+    rf"</(?:{_NAMES})>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
+    r"|<\|channel\|>final<\|message\|>",
+    re.IGNORECASE,
+)
+_ANSWER = re.compile(r"\A\s*<(answer|response)>(.*)</\1>\s*\Z", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*```[ \t]*\w*[ \t]*$", re.MULTILINE)
 # A reply longer than this, or with more open brackets that lead nowhere, is no answer.
 _LONGEST = 1_000_000
@@ -36,7 +48,45 @@ def find_json(text: str) -> Any:
 
 def without_thoughts(text: str) -> str:
     """Return a reply without the thoughts that a reasoning model put before it."""
-    return _THOUGHTS.sub("", text.lstrip("\ufeff"), count=1).strip()
+    text = text.lstrip("\ufeff")
+    while (end := _end_of_thoughts(text)) is not None:
+        text = text[end:]
+    if _OPENS.match(text):
+        return ""  # thoughts that never ended
+    return _ANSWER.sub(r"\2", text).strip()
+
+
+def _end_of_thoughts(text: str) -> int | None:
+    """Return where the first closing mark ends; None where there is none, or no answer behind it.
+
+    A mark inside a JSON value is part of what the value says.
+    """
+    marks = list(_CLOSES.finditer(text))
+    if not marks:
+        return None
+    spans = list(_value_spans(text))
+    for mark in marks:
+        if any(start < mark.start() < end for start, end in spans):
+            continue
+        # Behind thoughts that were opened there may be nothing, which is then the reply.
+        if _OPENS.match(text) or text[mark.end() :].strip():
+            return mark.end()
+    return None
+
+
+def _value_spans(text: str) -> Iterator[tuple[int, int]]:
+    at, failures = 0, 0
+    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+        if start < at:
+            continue
+        try:
+            _, at = _SPANS.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            failures += 1
+            if failures > _FALSE_STARTS:
+                return
+            continue
+        yield start, at
 
 
 _NOTHING = object()
@@ -97,4 +147,5 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_SPANS = json.JSONDecoder()
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pie_jax.llm.errors import RequestRefused
+from pie_jax.llm.errors import RequestRefused, ServerFailed
 from pie_jax.llm.replies import Failure
 
 # How each thing is sent at first, and what is tried in turn when that is refused.
@@ -25,7 +25,13 @@ _REFUSAL = re.compile(
     r"|no longer|must alternate",
     re.IGNORECASE,
 )
-_FORMAT = re.compile(r"response_format|json_schema|json_object|structured output", re.IGNORECASE)
+# What servers call the part of them that holds a reply to a form.
+_FORMAT = re.compile(
+    r"response.?format|json.?(schema|object|mode)|\bschemas?\b|structured.?(output|generation)"
+    r"|grammar|guided|guidance|constrained|xgrammar|outlines|enforcer",
+    re.IGNORECASE,
+)
+_ABOUT_FORMAT = (400, 422, 500, 501)
 _SYSTEM = re.compile(r"system.{0,20}(role|message|prompt)|role.{0,20}system|must alternate", re.I)
 
 
@@ -50,11 +56,13 @@ def refused(sent: Mapping[str, Any], failure: Failure) -> str | None:
 
     A value out of range (`max_tokens is too large`) is the caller's mistake, and nothing to drop.
     """
+    words = f"{failure.code} {failure.said}"
+    # A grammar that cannot be made is an inner error (500, 501) to some servers.
+    of_format = failure.error in (RequestRefused, ServerFailed) and failure.status in _ABOUT_FORMAT
+    if of_format and "response_format" in sent and _FORMAT.search(f"{failure.parameter} {words}"):
+        return "response_format"
     if failure.error is not RequestRefused or failure.status not in (400, 422):
         return None
-    words = f"{failure.code} {failure.said}"
-    if "response_format" in sent and _FORMAT.search(f"{failure.parameter} {words}"):
-        return "response_format"
     if not _REFUSAL.search(words):
         return None
     for wire, name in _WIRE_NAMES.items():

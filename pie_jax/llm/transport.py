@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import httpx
 
+from pie_jax.http_client import make_client
 from pie_jax.llm.config import LLMConfig
 from pie_jax.llm.errors import ConnectionLost, RequestRefused, TimedOut, Unreachable
 from pie_jax.llm.keys import ApiKey
@@ -36,7 +37,7 @@ class Transport:
         self.key = ApiKey(config.api_key_env)
         self._url, self._timeout, self._wall = config.url, config.timeout, wall
         connect = min(config.timeout, _CONNECT_SECONDS)
-        self._http = httpx.AsyncClient(
+        self._http = make_client(
             auth=_Authorization(self.key),
             headers={"Content-Type": "application/json", "User-Agent": "pie-jax"},
             timeout=httpx.Timeout(config.timeout, connect=connect, pool=None),

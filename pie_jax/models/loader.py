@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,16 @@ from pie_jax.models.families.base import Fields, Tensor
 from pie_jax.models.tokenizer import Tokenizer, load_tokenizer
 from pie_jax.models.transformer import Transformer, abstract_transformer
 from pie_jax.placement import leaf_name, place_weight
-from pie_jax.tensor_files import TensorFile, require_finite
+from pie_jax.tensor_files import TensorFile, require_finite, require_no_pointer
 
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
+_SHARD = re.compile(r".*-\d+-of-\d+\.safetensors")
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz")
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
-_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", MANIFEST)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_FILES = ("config.json", *TOKENIZER_FILES, MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def parse_dtype(name: str) -> jnp.dtype:
 def read_config(path: Path) -> ModelConfig:
     """Read a config.json; an unknown architecture or attribute is an `InputError`."""
     try:
+        require_no_pointer(path)
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
@@ -210,24 +215,39 @@ def _reader(
 
 
 def _tensor_files(folder: Path) -> dict[str, TensorFile]:
-    """Return the file that holds each tensor; one in two files is an error."""
-    paths = [folder / _WEIGHTS]
-    if (folder / _INDEX).exists():
-        try:
-            index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-            paths = [folder / name for name in sorted(set(index.values()))]
-        except _UNREADABLE as error:
+    """Return the file that holds each tensor: the one that an index names, or the only one."""
+    if not (folder / _INDEX).exists():
+        _require_weights(folder)
+        file = TensorFile(folder / _WEIGHTS)
+        return dict.fromkeys(file.names(), file)
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+        files = {name: TensorFile(folder / name) for name in sorted(set(index.values()))}
+    except _UNREADABLE as error:
+        raise InputError(f"{folder / _INDEX}: not a safetensors index; fetch it again.") from error
+    for tensor, name in index.items():
+        if tensor not in files[name]:
             raise InputError(
-                f"{folder / _INDEX}: not a safetensors index; fetch it again."
-            ) from error
-    where: dict[str, TensorFile] = {}
-    for path in paths:
-        file = TensorFile(path)
-        for name in file.names():
-            if name in where:
-                raise InputError(f"{path}: tensor `{name}` is also in {where[name].path.name}.")
-            where[name] = file
-    return where
+                f"{files[name].path}: tensor `{tensor}` is missing, which {_INDEX} says is there; "
+                "fetch both again."
+            )
+    return {tensor: files[name] for tensor, name in index.items()}
+
+
+def _require_weights(folder: Path) -> None:
+    """Raise `InputError`, naming what is there instead, where there is no model.safetensors."""
+    if (folder / _WEIGHTS).exists():
+        return
+    there = sorted(path.name for path in folder.iterdir())
+    shards = [name for name in there if _SHARD.fullmatch(name)]
+    others = [name for name in there if name.endswith(_OTHER_WEIGHTS)]
+    if shards:
+        what = f"the folder holds shards such as {shards[0]}, but not {_INDEX}; fetch that too"
+    elif others:
+        what = f"the weights are in {others[0]}, which is not read; save the model as safetensors"
+    else:
+        what = "the weights are missing; fetch them"
+    raise InputError(f"{folder / _WEIGHTS}: is not there: {what}.")
 
 
 def save_model(transformer: Transformer, folder: Path, dtype: str = "float32") -> None:

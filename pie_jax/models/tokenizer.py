@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from pie_jax.errors import InputError
+from pie_jax.tensor_files import require_no_pointer
+
+_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 class Tokenizer:
@@ -19,41 +23,94 @@ class Tokenizer:
         self.source = source
         self._special = frozenset(inner.all_special_ids)
         self._texts: dict[int, str] = {}
-        if len(inner) > (vocab_size or len(inner)):
+        self._vocab_size = len(inner) if vocab_size is None else vocab_size
+        plain = _plain_tokens(inner, self._special)
+        # Tokens added to a finished tokenizer, such as an unused [PAD], may have no embedding.
+        own = (index for _, index in reversed(plain) if index not in inner.added_tokens_decoder)
+        if next(own, 0) >= self._vocab_size:
             raise InputError(
                 f"{source}: the tokenizer has {len(inner)} tokens, but the model only "
                 f"{vocab_size}; they do not belong together."
             )
+        self._in_front = _ids_in_front(inner, plain, self._special)
+        self._anchor = _anchor(inner, plain)
 
     def encode(self, text: str) -> list[int]:
-        """Return a prompt's ids, BOS in front."""
-        ids = list(self._inner.encode(text))
-        if ids and ids[0] in self._special:
-            return ids
+        """Return a prompt's ids, BOS in front once, whether or not the text spells it.
+
+        What the tokenizer itself puts behind a text, such as EOS, is left out: the prompt goes on.
+        Raises `InputError` where there is no BOS, or a token that the model does not have.
+        """
+        ids = self._plain(text)
         bos = self._inner.bos_token_id
+        if self._in_front:
+            while bos in self._in_front and ids[:1] == [bos]:
+                ids = ids[1:]
+            return [*self._in_front, *ids]
+        if ids and ids[0] in self._special:
+            while ids[:2] == [bos, bos]:
+                ids = ids[1:]
+            return ids
         if bos is None:
             raise InputError(f"{self.source}: the tokenizer has no BOS token, which PIE needs.")
         return [bos, *ids]
 
     def answer_id(self, text: str) -> int | None:
         """Return the id of an answer that is exactly one token, else None."""
-        ids = self._inner.encode(text, add_special_tokens=False)
+        ids = self._answer_ids(text)
         return ids[0] if len(ids) == 1 else None
 
+    def answer_pieces(self, text: str) -> list[str]:
+        """Return the tokens of an answer as text."""
+        return [self.token(index) for index in self._answer_ids(text)]
+
+    def _answer_ids(self, text: str) -> list[int]:
+        """Return an answer's ids: by itself where that is one token, else as it follows a prompt.
+
+        Some tokenizers put a space of their own in front of what is by itself.
+        """
+        alone = self._plain(text)
+        if len(alone) == 1 or self._anchor is None:
+            return alone
+        before = self._anchor[1].strip()
+        context, whole = self._plain(before), self._plain(before + text)
+        return whole[len(context) :] if whole[: len(context)] == context else alone
+
     def token(self, index: int) -> str:
-        """Return one id as text."""
+        """Return one id as it reads within a text, with the space that it begins with."""
         text = self._texts.get(index)
         if text is None:
-            text = self._texts[index] = self._inner.decode([int(index)])
+            text = self._texts[index] = self.decode([index])
         return text
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return ids as text; characters spread over several of them are whole."""
-        return self._inner.decode([int(index) for index in ids])
+        """Return ids as they read within a text; characters spread over several of them are whole.
+
+        Many tokenizers drop the space in front of what they decode, so a token goes before it.
+        """
+        ids = [int(index) for index in ids]
+        if self._anchor is not None and not self._special.issuperset(ids[:1]):
+            anchor, before = self._anchor
+            text = _decode(self._inner, [anchor, *ids])
+            if text.startswith(before):
+                return text.removeprefix(before)
+        return _decode(self._inner, ids)
 
     def special_ids(self) -> frozenset[int]:
         """Return the ids of BOS, EOS, padding and the like."""
         return self._special
+
+    def _plain(self, text: str) -> list[int]:
+        """Return a text's ids, none added."""
+        ids = list(self._inner.encode(text, add_special_tokens=False))
+        beyond = next((index for index in ids if index >= self._vocab_size), None)
+        if beyond is not None:
+            raise InputError(
+                f"{self.source}: the text {_shortened(text)!r} holds the token "
+                f"{self._inner.convert_ids_to_tokens(beyond)!r}, number {beyond}, but the model "
+                f"has only {self._vocab_size} tokens; leave it out."
+            )
+        return ids
 
 
 def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
@@ -61,8 +118,11 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
 
     Raises `InputError` where there are none or they are broken.
     """
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+    files = [path for name in _FILES if (path := folder / name).exists()]
+    if not files:
         raise InputError(f"{folder}: no tokenizer.json or tokenizer.model; copy it there.")
+    for path in files:
+        require_no_pointer(path)
     # transformers announces that torch is missing; nothing here needs it.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -76,6 +136,45 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
             "again."
         ) from error
     return Tokenizer(inner, str(folder), vocab_size)
+
+
+def _plain_tokens(inner: Any, special: frozenset[int]) -> list[tuple[str, int]]:
+    """Return name and id of all tokens that are not special, in order of ids."""
+    names = [entry for entry in inner.get_vocab().items() if entry[1] not in special]
+    return sorted(names, key=itemgetter(1))
+
+
+def _ids_in_front(
+    inner: Any, plain: Sequence[tuple[str, int]], special: frozenset[int]
+) -> list[int]:
+    """Return the ids that a tokenizer puts in front of every text."""
+    for _, index in plain:
+        own = inner.encode(_decode(inner, [index]), add_special_tokens=False)
+        # What is not special itself can be told from what is added.
+        if own and own[0] not in special:
+            whole = list(inner.encode(_decode(inner, [index])))
+            return whole[: whole.index(own[0])]
+    return []
+
+
+def _anchor(inner: Any, plain: Sequence[tuple[str, int]]) -> tuple[int, str] | None:
+    """Return a token, and its text, that stands for what is before a token in a text."""
+    for name, index in plain:
+        # Letters and digits: the name of a part of a character says more than its text.
+        if any(character.isalnum() for character in name):
+            text = _decode(inner, [index])
+            if text.strip().isalnum() and text.strip() in (name, name[1:]):
+                return index, text
+    return None
+
+
+def _decode(inner: Any, ids: list[int]) -> str:
+    # Without "cleaning up", which takes spaces before punctuation away.
+    return inner.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _shortened(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[:most] + "..."
 
 
 def _first_line(error: Exception) -> str:

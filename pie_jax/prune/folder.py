@@ -16,9 +16,17 @@ import pyarrow.parquet as pq
 from pie_jax.errors import InputError, PieError
 from pie_jax.prune.results import TABLES, PruneResult
 from pie_jax.prune.step import Columns
+from pie_jax.writing import replacing
 
 _RECORD = "run.json"
 _PARTS = "parts"
+# What a run and its later stages write. `parts` without a record is what an early kill leaves.
+WRITTEN = (
+    *(f"{name}.parquet" for name in (*TABLES, "task", "task_behaviour")),
+    *(f"{name}.parquet" for name in ("examples", "promoted", "evaluation")),
+    *(f"{name}.jsonl" for name in ("pairs", "sample", "explanations", "evaluation")),
+    *("examples.json", "stages.json", "llm.sqlite", "report.html"),
+)
 
 
 class RunFolder:
@@ -33,29 +41,27 @@ class RunFolder:
     ):
         self.path, self._config, self._load = path, config, load or load_result
         self._parts = path / _PARTS
-        self._make()
+        make_folder(path)
+        self._probe()
         self._refuse_other()
 
-    def _make(self) -> None:
+    def _probe(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".write-test"
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise InputError(
-                f"--out {self.path}: cannot be written ({error.strerror}); name another folder."
-            ) from error
+            raise _unwritable(self.path, error) from error
 
     def _refuse_other(self) -> None:
         path = self.path / _RECORD
         if not path.exists():
-            # A kill before the first record is in place leaves its temporary file.
-            ours = (_PARTS, f"{_RECORD}.tmp")
-            strangers = [p.name for p in self.path.iterdir() if p.name not in ours]
-            if strangers:
+            # What else lies there, such as a log, is left alone.
+            taken = [name for name in WRITTEN if (self.path / name).exists()]
+            if taken:
                 raise InputError(
-                    f"--out {self.path}: holds other files ({strangers[0]}); name an empty folder."
+                    f"--out {self.path}: holds {taken[0]} of something else, which a run would "
+                    "overwrite; name another folder."
                 )
             return
         try:
@@ -103,20 +109,17 @@ class RunFolder:
         flat = {
             f"{t}/{c}": column for t, columns in tables.items() for c, column in columns.items()
         }
-        temporary = self._part_path(index).with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with replacing(self._part_path(index)) as temporary, temporary.open("wb") as file:
             # savez takes the names as keywords; those of columns hold a slash, which it keeps.
             np.savez(file, **flat)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self._part_path(index))
 
     def complete(self, tables: dict[str, pa.Table], record: dict[str, Any]) -> None:
         """Write the tables and the record, then drop the parts."""
         for name, table in tables.items():
-            temporary = self.path / f"{name}.parquet.tmp"
-            pq.write_table(table, temporary, compression="zstd")
-            temporary.replace(self.path / f"{name}.parquet")
+            with replacing(self.path / f"{name}.parquet") as temporary:
+                pq.write_table(table, temporary, compression="zstd")
         self._write_json({"status": "complete", "config": self._config, **record})
         shutil.rmtree(self._parts)
 
@@ -124,9 +127,20 @@ class RunFolder:
         return self._parts / f"batch-{index:06d}.npz"
 
     def _write_json(self, record: dict[str, Any]) -> None:
-        temporary = self.path / f"{_RECORD}.tmp"
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.path / _RECORD)
+        with replacing(self.path / _RECORD) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def make_folder(path: Path) -> None:
+    """Make a run's folder where it is missing; raises `InputError` where it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"--out {path}: cannot be written ({error.strerror}); name another folder.")
 
 
 def load_result(path: str | Path) -> PruneResult:

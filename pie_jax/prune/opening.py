@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from pie_jax.errors import InputError
-from pie_jax.hub import hash_files
+from pie_jax.hub import DEMO, hash_files
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.checks import check_options
 from pie_jax.prune.metrics import METRICS
@@ -116,7 +116,10 @@ def run_config(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
 def run_record(run: Run, batches: int) -> dict[str, Any]:
     """Return what a run's record says beside its config and seconds."""
     mesh = run.transcoder.mesh
+    named = (("model", run.model), ("transcoder", run.transcoder))
     return {
+        # Where later stages find them, from whatever folder they are started.
+        "folders": {what: str(one.folder.resolve()) for what, one in named if one.name != DEMO},
         "pairs": len(run.encoded),
         "batches": batches,
         "skipped": dict(Counter(pair.reason for pair in run.skipped)),

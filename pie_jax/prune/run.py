@@ -19,7 +19,7 @@ from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.opening import opened_run, run_config, run_record
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results import PruneResult, assemble
-from pie_jax.prune.shared_folder import SharedFolder
+from pie_jax.prune.shared_folder import SharedFolder, shared_folder
 from pie_jax.prune.step import Columns, Pruner
 from pie_jax.tasks import Pair
 from pie_jax.transcoders.stored import Transcoder
@@ -54,18 +54,18 @@ def prune(
     alone = len(run.encoded) == 1 and run.transcoder.mesh is None
     plan = batches(run.encoded, 1 if alone else run.options.batch_size)
     config = run_config(run, pairs)
-    folder = None if out is None else SharedFolder(Path(out), config)
-    if folder is not None and (done := folder.finished()) is not None:
-        return done
-    record = run_record(run, len(plan))
-    if folder is not None:
-        folder.begin(record)
-    pruner = Pruner(run.model, run.transcoder, run.options)
-    parts = run_parts(pruner, plan, folder, progress, ahead=on_one_device(run.model))
-    record["seconds"] = {name: round(value, 3) for name, value in pruner.seconds.items()}
-    result = PruneResult(**assemble(parts, run.options.methods), record=record)
-    if folder is not None:
-        folder.complete(result.tables(), result.record)
+    with shared_folder(out, config) as folder:
+        if folder is not None and (done := folder.finished()) is not None:
+            return done
+        record = run_record(run, len(plan))
+        if folder is not None:
+            folder.begin(record)
+        pruner = Pruner(run.model, run.transcoder, run.options)
+        parts = run_parts(pruner, plan, folder, progress, ahead=on_one_device(run.model))
+        record["seconds"] = {name: round(value, 3) for name, value in pruner.seconds.items()}
+        result = PruneResult(**assemble(parts, run.options.methods), record=record)
+        if folder is not None:
+            folder.complete(result.tables(), result.record)
     return replace(result, record={"status": "complete", "config": config, **record})
 
 

@@ -26,7 +26,7 @@ from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.run import Progress, on_one_device, run_parts
 from pie_jax.prune.search.task import TaskBatch, batch_kl
 from pie_jax.prune.search.task_search import TaskSearch
-from pie_jax.prune.shared_folder import SharedFolder
+from pie_jax.prune.shared_folder import SharedFolder, shared_folder
 from pie_jax.prune.step import Columns, Pruner
 from pie_jax.prune.task_batches import HeldBatches
 from pie_jax.prune.task_features import TaskFeatures, alone
@@ -57,17 +57,18 @@ def prune_task(
     _check(run, source)
     work = _Work(run, progress)
     config = {"scope": SCOPE, **run_config(run, pairs)}
-    folder = None if out is None else SharedFolder(Path(out), config, load_task_result)
-    if folder is not None and (done := folder.finished()) is not None:
-        return done
-    record = run_record(run, len(work.seen) + len(work.unseen))
-    if folder is not None:
-        folder.begin(record)
-    tables = work.tables(folder)
-    record["seconds"] = {name: round(value, 3) for name, value in work.pruner.seconds.items()}
-    result = TaskResult(**tables, record=record)
-    if folder is not None:
-        folder.complete(result.tables(), result.record)
+    with shared_folder(out, config, load_task_result) as folder:
+        if folder is not None and (done := folder.finished()) is not None:
+            return done
+        record = run_record(run, len(work.seen) + len(work.unseen))
+        if folder is not None:
+            folder.begin(record)
+        tables = work.tables(folder)
+        seconds = work.pruner.seconds.items()
+        record["seconds"] = {name: round(value, 3) for name, value in seconds}
+        result = TaskResult(**tables, record=record)
+        if folder is not None:
+            folder.complete(result.tables(), result.record)
     return replace(result, record={"status": "complete", "config": config, **record})
 
 

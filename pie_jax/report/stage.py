@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pie_jax.errors import InputError
-from pie_jax.interpret.stage import load_weights
+from pie_jax.interpret.weights import load_weights
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.folder import load_result
 from pie_jax.report.html import write_report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ class Tokenizer(Protocol):
 
     def answer_id(self, text: str) -> int | None:
         """Return the id of an answer that is exactly one token, None for any other."""
+        ...
+
+    def answer_pieces(self, text: str) -> list[str]:
+        """Return the tokens of an answer as text."""
         ...
 
 
@@ -103,6 +108,7 @@ def encode_pairs(
             )
     if not encoded:
         raise InputError(_nothing_left(skipped, source))
+    _warn_of_spaces(pairs, encoded, source)
     return encoded, skipped
 
 
@@ -128,7 +134,7 @@ def encode_pair(
     )
     problem = _prompt_problem(result, min_tokens)
     if problem is None and needs_target:
-        problem = _answer_problem(pair, result)
+        problem = _answer_problem(pair, result, tokenizer)
     if problem is None:
         return result
     reason, sentence = problem
@@ -161,24 +167,46 @@ def _prompt_problem(encoded: EncodedPair, min_tokens: int) -> tuple[str, str] | 
     return None
 
 
-def _answer_problem(pair: Pair, encoded: EncodedPair) -> tuple[str, str] | None:
+def _answer_problem(
+    pair: Pair, encoded: EncodedPair, tokenizer: Tokenizer
+) -> tuple[str, str] | None:
     """Return (reason, sentence) when target and distractor are not two single tokens."""
     for field, text in (("target", pair.target), ("distractor", pair.distractor)):
         if text is None:
             return "missing-target", f"the metric compares two answers and there is no {field}"
     if encoded.target_id is None:
-        return "target-not-one-token", f"the target {pair.target!r} is not exactly one token"
+        return "target-not-one-token", f"the target {_split(pair.target, tokenizer)}"
     if encoded.distractor_id is None:
-        return (
-            "distractor-not-one-token",
-            f"the distractor {pair.distractor!r} is not exactly one token",
-        )
+        return "distractor-not-one-token", f"the distractor {_split(pair.distractor, tokenizer)}"
     if encoded.target_id == encoded.distractor_id:
         return (
             "target-equals-distractor",
             f"target {pair.target!r} and distractor {pair.distractor!r} are the same token",
         )
     return None
+
+
+def _split(text: str | None, tokenizer: Tokenizer) -> str:
+    """Say which tokens an answer is, and what would be one token."""
+    assert text is not None
+    pieces = tokenizer.answer_pieces(text)
+    turned = text[1:] if text.startswith(" ") else f" {text}"
+    better = [one for one in (turned, *pieces[:1]) if one and tokenizer.answer_id(one) is not None]
+    shown = ", ".join(repr(piece) for piece in pieces)
+    hint = f"; {better[0]!r} would be one token" if better else ""
+    return f"{text!r} is {len(pieces)} tokens ({shown}) and must be one{hint}"
+
+
+def _warn_of_spaces(pairs: Sequence[Pair], encoded: Sequence[EncodedPair], source: str) -> None:
+    rows = [one.index for one in encoded if pairs[one.index].clean.endswith(" ")]
+    if rows:
+        warnings.warn(
+            f"{source}: {len(rows)} of {len(encoded)} prompts end in a space, the first is row "
+            f"{rows[0]} (counted from 0). A word's space belongs to its own token, so what "
+            "follows a space alone is seldom a word: remove it, and let the answers begin with it.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _nothing_left(skipped: Sequence[SkippedPair], source: str) -> str:

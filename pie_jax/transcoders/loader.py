@@ -55,10 +55,15 @@ def require_match(transcoder: Transcoder, config: ModelConfig, model_name: str) 
     """Raise `InputError` where a transcoder cannot belong to a model."""
     ours, theirs = transcoder.config, config
     if (ours.num_layers, ours.d_model) != (theirs.num_layers, theirs.d_model):
+        lacks = ours.d_model == theirs.d_model and ours.num_layers < theirs.num_layers
+        cause = (
+            f"is the file of layer {ours.num_layers} missing?"
+            if lacks
+            else ("they do not belong together.")
+        )
         raise InputError(
             f"transcoder {transcoder.name} has {ours.num_layers} layers of width {ours.d_model}, "
-            f"but model {model_name} has {theirs.num_layers} of width {theirs.d_model}; they do "
-            "not belong together."
+            f"but model {model_name} has {theirs.num_layers} of width {theirs.d_model}; {cause}"
         )
     if ours.output_site == "before_post_norm" and theirs.post_norms:
         raise InputError(

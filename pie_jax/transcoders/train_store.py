@@ -17,6 +17,7 @@ from pie_jax.errors import InputError
 from pie_jax.transcoders.formats.circuit_tracer import save_transcoder
 from pie_jax.transcoders.modules import CrossLayerTranscoder
 from pie_jax.transcoders.train_report import TrainReport, read_report
+from pie_jax.writing import replacing
 
 _REPORT = "training_report.json"
 _WORK = ".training"
@@ -133,6 +134,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

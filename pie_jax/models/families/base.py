@@ -9,15 +9,40 @@ from typing import Any
 from pie_jax.errors import InputError
 from pie_jax.models.config import Llama3Rope, ModelConfig
 
-# Attributes that say nothing about the forward pass.
+# Attributes that say nothing about the forward pass: bookkeeping, generation, dropout, training.
 IGNORED = frozenset(
     """
-    _name_or_path architectures auto_map bos_token_id cache_implementation chunk_size_feed_forward
-    dtype eos_token_id id2label initializer_range is_decoder is_encoder_decoder label2id model_type
-    name_or_path output_attentions output_hidden_states pad_token_id pretraining_tp problem_type
-    return_dict torch_dtype transformers_version unsloth_fixed use_cache attention_dropout
+    _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
+    _flash_attn_2_enabled _model_name_or_path _name_or_path architectures attn_implementation
+    auto_map chunk_size_feed_forward dtype finetuning_task gradient_checkpointing id2label
+    initializer_range is_decoder is_encoder_decoder is_llama_config keys_to_ignore_at_inference
+    label2id model_max_length model_type name_or_path num_labels output_attentions
+    output_hidden_states prefix pretraining_tp problem_type return_dict task_specific_params
+    tf_legacy_loss tokenizer_class torch_dtype torchscript transformers_version
+    transformers.js_config unsloth_fixed unsloth_version use_bfloat16 use_cache use_return_dict
+
+    bos_token_id decoder_start_token_id eos_token_id pad_token_id sep_token_id unk_token_id
+
+    bad_words_ids begin_suppress_tokens cache_implementation diversity_penalty do_sample
+    early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty
+    forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
+    remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens temperature
+    top_k top_p typical_p
+
+    attention_dropout attn_pdrop embd_pdrop hidden_dropout mlp_dropout resid_pdrop
     """.split()
 )
+# Attributes that would change it, and the value with which they do not.
+OFF: dict[str, Any] = {
+    "add_cross_attention": False,
+    "partial_rotary_factor": 1.0,
+    "pruned_heads": {},
+    "rope_interleaved": False,
+    "tie_encoder_decoder": False,
+    "use_bidirectional_attention": False,
+    "use_sliding_window": False,
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,9 @@ class Fields:
 
     def __init__(self, raw: Mapping[str, Any], source: str):
         self.raw, self.source = raw, source
-        self._left = set(raw) - IGNORED
+        # A null says nothing: the class's default, which is to be without.
+        said = {key for key, value in raw.items() if value is not None}
+        self._left = {key for key in said - IGNORED if key not in OFF or raw[key] != OFF[key]}
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a value, or the default where it is absent or null."""
@@ -100,36 +127,60 @@ class Fields:
             )
 
 
+# What transformers takes where a config has no `rope_theta`.
+_DEFAULT_THETA = 10000.0
+_Rope = tuple[float, Llama3Rope | None]
+
+
 def parse_rope(fields: Fields) -> tuple[float, Llama3Rope | None]:
-    """Read RoPE's base and scaling in the old spelling (`rope_theta`, `rope_scaling`) and the
-    new one (`rope_parameters`)."""
-    new = fields.get("rope_parameters")
-    old = fields.get("rope_scaling")
+    """Read RoPE's base and scaling in the old spelling (`rope_theta`, `rope_scaling`), the new one
+    (`rope_parameters`), or both where they agree."""
     theta = fields.get("rope_theta")
-    found = new or old or {}
-    if not isinstance(found, dict):
-        raise InputError(f"{fields.source}: RoPE scaling must be an object, but it is {found!r}.")
-    scaling = dict(found)
-    base = scaling.pop("rope_theta", theta)
-    if not is_positive(base):
+    found: dict[str, _Rope] = {}
+    for key in ("rope_parameters", "rope_scaling"):
+        value = fields.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise InputError(f"{fields.source}: `{key}` must be an object, but it is {value!r}.")
+        if value:
+            found[key] = _rope(dict(value), theta, fields.source)
+    new = found.get("rope_parameters")
+    if new is not None and theta is not None and new[0] != theta:
+        own = fields.get("rope_parameters")["rope_theta"]
         raise InputError(
-            f"{fields.source}: `rope_theta` must be a positive number, but it is {base!r}."
+            f"{fields.source}: `rope_theta` is {theta!r} and `rope_parameters` has {own!r}; keep "
+            "the one that the model was trained with."
         )
+    if len(set(found.values())) > 1:
+        both = " and ".join(f"`{key}` {fields.get(key)}" for key in found)
+        raise InputError(
+            f"{fields.source}: {both} say different things; keep the one that the model was "
+            "trained with."
+        )
+    return next(iter(found.values()), None) or _rope({}, theta, fields.source)
+
+
+def _rope(scaling: dict[str, Any], theta: Any, source: str) -> _Rope:
+    base = scaling.pop("rope_theta", None)
+    base = theta if base is None else base
+    base = _DEFAULT_THETA if base is None else base
+    if not is_positive(base):
+        raise InputError(f"{source}: `rope_theta` must be a positive number, but it is {base!r}.")
     # Older files say `type`.
     kind = scaling.pop("rope_type", scaling.pop("type", "default"))
     scaling.pop("type", None)
+    scaling = {key: v for key, v in scaling.items() if key not in OFF or v != OFF[key]}
     if kind == "default" and not scaling:
         return float(base), None
     names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     if kind != "llama3" or sorted(scaling) != sorted(names):
         raise InputError(
-            f"{fields.source}: RoPE scaling {kind!r} with {sorted(scaling)} is not handled; known "
-            f"are 'default' and 'llama3' with {sorted(names)}."
+            f"{source}: RoPE scaling {kind!r} with {sorted(scaling)} is not handled; known are "
+            f"'default' and 'llama3' with {sorted(names)}."
         )
     values = [scaling[name] for name in names]
     if not all(is_positive(value) for value in values) or not values[1] < values[2]:
         raise InputError(
-            f"{fields.source}: RoPE scaling must be positive numbers, low_freq_factor below "
+            f"{source}: RoPE scaling must be positive numbers, low_freq_factor below "
             f"high_freq_factor, but it is {scaling}."
         )
     return float(base), Llama3Rope(*values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from pie_jax.errors import InputError
-from pie_jax.transcoders.config import InputSite, OutputSite
+from pie_jax.transcoders.config import FeatureActivation, InputSite, OutputSite
 from pie_jax.transcoders.stored import Transcoder
 
 _INPUT_HOOKS: dict[str, InputSite] = {"hook_resid_mid": "resid_mid", "mlp.hook_in": "mlp_in"}
@@ -46,6 +47,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+def numbered_layers(folder: Path, name: str) -> int:
+    """Return how many layers have a file called `name`, with the layer in place of {}.
+
+    Other files, such as a copy with another ending, are none. Raises `InputError` for a gap.
+    """
+    pattern = re.compile(re.escape(name).replace(r"\{\}", r"(\d+)"))
+    found = {int(match[1]) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))}
+    gaps = sorted(set(range(max(found, default=-1))) - found)
+    if gaps:
+        raise InputError(
+            f"{folder / name.format(gaps[0])}: missing, while layer {max(found)} is there; fetch "
+            "the folder again."
+        )
+    return len(found)
+
+
 def input_site(raw: dict[str, Any], folder: Path) -> InputSite:
     """Return what the features read, from `feature_input_hook`."""
     return _hook(raw, folder, "feature_input_hook", _INPUT_HOOKS)
@@ -54,6 +71,21 @@ def input_site(raw: dict[str, Any], folder: Path) -> InputSite:
 def output_site(raw: dict[str, Any], folder: Path) -> OutputSite:
     """Return where the features write, from `feature_output_hook`."""
     return _hook(raw, folder, "feature_output_hook", _OUTPUT_HOOKS)
+
+
+def activation(raw: dict[str, Any], folder: Path, thresholds: bool) -> FeatureActivation:
+    """Return the features' activation: JumpReLU where the files hold thresholds, else ReLU.
+
+    Raises `InputError` where config.yaml announces another one.
+    """
+    said = raw.get("activation")
+    known = ("jumprelu", "jump_relu") if thresholds else ("relu",)
+    if said is not None and str(said).lower() not in (*known, "relu"):
+        raise InputError(
+            f"{folder / 'config.yaml'}: `activation` is {said!r}, but the files are those of "
+            f"{known[0]}; known are relu, and jumprelu with thresholds in the files."
+        )
+    return "jumprelu" if thresholds else "relu"
 
 
 def _hook(raw: dict[str, Any], folder: Path, key: str, known: dict[str, Any]) -> Any:

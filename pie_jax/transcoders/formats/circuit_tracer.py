@@ -10,7 +10,15 @@ import yaml
 from pie_jax.errors import InputError
 from pie_jax.tensor_files import TensorFile, require_finite
 from pie_jax.transcoders.config import TranscoderConfig
-from pie_jax.transcoders.formats.base import Format, input_site, model_kind, output_site, read_yaml
+from pie_jax.transcoders.formats.base import (
+    Format,
+    activation,
+    input_site,
+    model_kind,
+    numbered_layers,
+    output_site,
+    read_yaml,
+)
 from pie_jax.transcoders.modules import CrossLayerTranscoder
 from pie_jax.transcoders.stored import EncoderArrays, Transcoder
 
@@ -25,18 +33,18 @@ def recognises(folder: Path) -> bool:
 def open_folder(folder: Path) -> Transcoder:
     """Open a CLT folder as memory maps."""
     raw = read_yaml(folder / "config.yaml")
-    layers = len(list(folder.glob("W_enc_*.safetensors")))
+    layers = numbered_layers(folder, "W_enc_{}.safetensors")
     if layers == 0:
         raise InputError(f"{folder}: no W_enc_0.safetensors; the CLT's weights are missing.")
     encoder_files = [TensorFile(folder / f"W_enc_{layer}.safetensors") for layer in range(layers)]
     decoder_files = [TensorFile(folder / f"W_dec_{layer}.safetensors") for layer in range(layers)]
     features, d_model = _sizes(encoder_files[0])
-    jump = "threshold_0" in encoder_files[0]
+    _require_all_layers(folder, decoder_files[0], layers)
     config = TranscoderConfig(
         num_layers=layers,
         d_model=d_model,
         features=features,
-        activation="jumprelu" if jump else "relu",
+        activation=activation(raw, folder, "threshold_0" in encoder_files[0]),
         input_site=input_site(raw, folder),
         output_site=output_site(raw, folder),
         has_skip=any(f"W_skip_{layer}" in file for layer, file in enumerate(encoder_files)),
@@ -52,6 +60,16 @@ def open_folder(folder: Path) -> Transcoder:
     require_finite(stacked, f"{folder}: decoder bias")
     files = (folder / "config.yaml", *(file.path for file in (*encoder_files, *decoder_files)))
     return Transcoder(config, str(folder), folder, files, encoders, decoders, stacked)
+
+
+def _require_all_layers(folder: Path, first: TensorFile, layers: int) -> None:
+    """Raise `InputError` where the first decoder writes to layers that have no files."""
+    written = first.shape("W_dec_0")[1:2]
+    if written and written[0] > layers:
+        raise InputError(
+            f"{folder / f'W_enc_{layers}.safetensors'}: missing; the decoder of layer 0 writes to "
+            f"{written[0]} layers, and the folder holds {layers}: fetch the others."
+        )
 
 
 def _sizes(file: TensorFile) -> tuple[int, int]:

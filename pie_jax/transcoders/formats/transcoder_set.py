@@ -10,7 +10,15 @@ import numpy as np
 from pie_jax.errors import InputError
 from pie_jax.tensor_files import TensorFile, require_finite
 from pie_jax.transcoders.config import TranscoderConfig
-from pie_jax.transcoders.formats.base import Format, input_site, model_kind, output_site, read_yaml
+from pie_jax.transcoders.formats.base import (
+    Format,
+    activation,
+    input_site,
+    model_kind,
+    numbered_layers,
+    output_site,
+    read_yaml,
+)
 from pie_jax.transcoders.stored import EncoderArrays, Transcoder
 
 _THRESHOLD = "activation_function.threshold"
@@ -29,12 +37,11 @@ def open_folder(folder: Path) -> Transcoder:
     if len(shape) != 2:
         raise InputError(f"{files[0].path}: `W_enc` must be [F, D], but it is {list(shape)}.")
     features, d_model = shape
-    jump = _THRESHOLD in files[0]
     config = TranscoderConfig(
         num_layers=len(files),
         d_model=d_model,
         features=features,
-        activation="jumprelu" if jump else "relu",
+        activation=activation(raw, folder, _THRESHOLD in files[0]),
         cross_layer=False,
         input_site=input_site(raw, folder),
         output_site=output_site(raw, folder),
@@ -53,7 +60,7 @@ def _layer_paths(folder: Path, raw: dict[str, Any]) -> list[Path]:
     """Return a file for each layer: those that config.yaml lists, else layer_{l}.safetensors."""
     listed = raw.get("transcoders")
     if listed is None:
-        count = len(list(folder.glob("layer_*.safetensors")))
+        count = numbered_layers(folder, "layer_{}.safetensors")
         paths = [folder / f"layer_{layer}.safetensors" for layer in range(count)]
     elif not isinstance(listed, list):
         raise InputError(f"{folder / 'config.yaml'}: `transcoders` must be a list of files.")

@@ -1,0 +1,44 @@
+"""Tables that are wider than the terminal, in parts below each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
+from rich.table import Column, Table
+
+# Wider than any table: what a table would take if there were room.
+_UNBOUNDED = 1_000_000
+
+
+@dataclass(frozen=True)
+class InParts:
+    """A table of which no column is cut off; each part repeats the `keep` first columns."""
+
+    table: Table
+    keep: int = 1
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        roomy = options.update(width=_UNBOUNDED)
+
+        def fits(columns: Sequence[Column]) -> bool:
+            part = self._part(columns, first=False)
+            return Measurement.get(console, roomy, part).maximum <= options.max_width
+
+        head, rest = self.table.columns[: self.keep], self.table.columns[self.keep :]
+        first = True
+        while rest or first:
+            count = 1
+            while count < len(rest) and fits([*head, *rest[: count + 1]]):
+                count += 1
+            yield self._part([*head, *rest[:count]], first)
+            rest, first = rest[count:], False
+
+    def _part(self, columns: Sequence[Column], first: bool) -> Table:
+        part = copy(self.table)
+        part.columns = [replace(column, _index=index) for index, column in enumerate(columns)]
+        part.title = self.table.title if first else None
+        return part
