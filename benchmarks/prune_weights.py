@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.made import Shape, input_scale, make_model, make_pairs, make_transcoder
+from benchmarks.made import Shape, make_pairs, make_weights
 from pie_jax.errors import InputError
 from pie_jax.models.loader import load_model_tokenizer
 from pie_jax.tasks import Pair, read_pairs
@@ -24,8 +24,7 @@ def require_weights(sizes: Shape, folder: Path) -> None:
             "in which both are made."
         )
     if missing:
-        make_model(sizes, paths[0])
-        make_transcoder(sizes, paths[1], input_scale(paths[0], sizes))
+        make_weights(sizes, folder)
 
 
 def given_pairs(path: Path | None, sizes: Shape, count: int) -> list[Pair]:

@@ -62,19 +62,23 @@ def program(*static: str) -> Callable[[Callable[..., Any]], Program]:
 
 @cache
 def compiler_options() -> dict[str, Any] | None:
-    """Return the options that programs are compiled with: those for CPUs, but for what XLA_FLAGS
-    sets itself; None on other devices, or where this XLA does not know one of them."""
+    """Return the options that programs are compiled with: on CPUs those above that this XLA knows,
+    but for what XLA_FLAGS sets itself; None on other devices."""
     if jax.default_backend() != "cpu":
         return None
     given = os.environ.get("XLA_FLAGS", "")
-    options = {name: value for name, value in _CPU_OPTIONS.items() if name not in given}
+    wanted = {name: value for name, value in _CPU_OPTIONS.items() if name not in given}
+    return {name: value for name, value in wanted.items() if _is_known(name, value)}
+
+
+def _is_known(option: str, value: Any) -> bool:
     try:
-        jax.jit(lambda x: x + 1).lower(1).compile(compiler_options=options)
+        jax.jit(lambda x: x + 1).lower(1).compile(compiler_options={option: value})
     except jax.errors.JaxRuntimeError as error:
-        if "compile option" not in str(error):
+        if "No such compile option" not in str(error):
             raise
-        return None
-    return options
+        return False
+    return True
 
 
 def make_room() -> None:

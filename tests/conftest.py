@@ -13,11 +13,6 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-# Tiny programs run once or twice: not optimised, they compile in an eighth of the time. Of the
-# package's own programs, too, as it leaves alone what XLA_FLAGS sets; so do child processes.
-_QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
-
 # The packages whose signatures carry shapes; before they are first imported.
 install_import_hook(
     ["pie_jax.models", "pie_jax.transcoders", "pie_jax.prune", "pie_jax.kernels"],
@@ -32,6 +27,13 @@ from hypothesis import settings  # noqa: E402
 from pie_jax.models.loader import LanguageModel, load_model  # noqa: E402
 from pie_jax.transcoders.loader import load_transcoder  # noqa: E402
 from pie_jax.transcoders.stored import Transcoder  # noqa: E402
+
+# Tiny programs run once or twice: not optimised, they compile in an eighth of the time. Of the
+# package's own programs, too, as it leaves alone what XLA_FLAGS sets; so do child processes.
+_QUICK = ["--xla_backend_optimization_level=0"]
+if jax.__version_info__ < (0, 11):  # later ones have no such flag
+    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([*_QUICK, os.environ.get("XLA_FLAGS", "")]).strip()
 
 # Several devices, so that code which shards is tested on any machine.
 jax.config.update("jax_num_cpu_devices", 8)
