@@ -259,11 +259,13 @@ def _in_tiles(
     padded[: len(used)] = used
     rows = decoder[padded].reshape(blocks, TILE, width, sizes.d_model)
     table = rows.swapaxes(1, 2).reshape(-1, sizes.d_model)
+    # Groups of blocks have to divide them: the rest is padding of no width.
+    pad = (0, -blocks % 32)
     numbers = (
         np.tile(np.arange(width), blocks),
         np.repeat(np.arange(blocks), width),
-        np.arange(blocks) * width,
-        np.array(blocks * width),
+        np.pad(np.arange(blocks) * width, pad),
+        np.pad(np.full(blocks, width), pad),
     )
     block, row = np.divmod(rank, TILE)
     start = jnp.asarray(block * width * TILE + row, jnp.int32)

@@ -5,7 +5,7 @@ Importable as `pie_jax.kernels`; nothing here knows a model or a file.
 
 from pie_jax.kernels.ablation import map_sets, removal_delta
 from pie_jax.kernels.attribution import gradient_times_write
-from pie_jax.kernels.encode import ActiveUnion, active_union
+from pie_jax.kernels.encode import ActiveUnion, active_union, block_size
 from pie_jax.kernels.streamed import ByFeature, by_feature, streamed_gradient_times_write
 from pie_jax.kernels.tiles import TILE, Tiles, tiled_gradient_times_write, tiled_write
 from pie_jax.kernels.writes import Writes, write, write_layer
@@ -17,6 +17,7 @@ __all__ = [
     "Tiles",
     "Writes",
     "active_union",
+    "block_size",
     "by_feature",
     "gradient_times_write",
     "map_sets",

@@ -15,7 +15,9 @@ from pie_jax.kernels.bits import SetBits, set_bits
 from pie_jax.kernels.slices import slice_rows
 
 # Features encoded at once: for a few prompts the block's activations stay in the cache of a CPU.
+# Elsewhere a step of a loop costs as much as thousands of features: as many as fit these bytes.
 _BLOCK = 2048
+_BLOCK_BYTES = 1 << 28
 
 
 class ActiveUnion(NamedTuple):
@@ -29,6 +31,14 @@ class ActiveUnion(NamedTuple):
     feature: Int[Array, "*B C"]
     activation: Float[Array, "*B R C"]
     count: Int[Array, "*B"]  # type: ignore[assignment]  # a tuple has a method of that name
+
+
+def block_size(rows: int, features: int) -> int:
+    """Return how many of F features are encoded at once for so many rows (runs x positions of the
+    whole batch) on the device at hand."""
+    if jax.default_backend() == "cpu":
+        return min(_BLOCK, features)
+    return max(_BLOCK, min(features, _BLOCK_BYTES // (4 * rows)))
 
 
 def active_union(

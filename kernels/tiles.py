@@ -2,58 +2,79 @@
 
 The table lies in tiles of TILE rows that write to one target layer: the rows of TILE features of
 one source layer make a block, which has a tile for each of their target layers. A tile is then one
-matrix product for all positions, whatever occurrences there are.
+matrix product for all positions, whatever occurrences there are. Blocks stand in the order of their
+source layers, so that those with many target layers come first.
 
-Shapes: R = K x TILE rows, K tiles, P blocks, N occurrences, L layers, T positions,
-D model.
+Shapes: R = K x TILE rows, K tiles, P blocks, G blocks of a group, N occurrences, L layers,
+T positions, D model.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pie_jax.kernels.slices import slice_rows
+from pie_jax.kernels.slices import slice_rows, take_rows
 from pie_jax.kernels.writes import Writes
 
 TILE = 128
+# Blocks whose tiles are multiplied side by side: on a CPU one stays in its caches, elsewhere each
+# step of a loop costs as much as reading dozens.
+_SIDE_BY_SIDE = 32
 
 
 class Tiles(NamedTuple):
     """How a table lies: `target` [K] the layer that each tile writes to, `block` [K] the block of
-    features that it belongs to, `first` [P] each block's first tile; only the first `real` tiles
-    are used."""
+    features that it belongs to; `first` [P] each block's first tile and `width` [P] how many it
+    has, never more than the block before, 0 for padding."""
 
     target: Int[Array, " K"]
     block: Int[Array, " K"]
     first: Int[Array, " P"]
-    real: Int[Array, ""]
+    width: Int[Array, " P"]
 
     def slot(self, writes: Writes) -> Int[Array, " N"]:
         """Return the number of each occurrence's feature among all features of the table."""
         return self.block[writes.start // TILE] * TILE + writes.start % TILE
 
 
+class _Group(NamedTuple):
+    """The tiles of G blocks from `start` on for one target layer each: `rows` [G, TILE, D] and
+    `target` [G]; `real` [G] says which blocks have one."""
+
+    start: Array
+    rows: Array
+    target: Array
+    real: Array
+
+
 def tiled_gradient_times_write(
-    table: Float[Array, "R D"], tiles: Tiles, writes: Writes, gradient: Float[Array, "L T D"]
+    table: Float[Array, "R D"],
+    tiles: Tiles,
+    writes: Writes,
+    gradient: Float[Array, "L T D"],
+    side_by_side: int | None = None,
 ) -> Float[Array, " N"]:
-    """Return what `gradient_times_write` does; 0 at positions outside 0 .. T - 1."""
+    """Return what `gradient_times_write` does; 0 at positions outside 0 .. T - 1.
+
+    `side_by_side` blocks make a step, which has to divide P; None chooses by the device.
+    """
     gradient = gradient.astype(jnp.float32)
 
-    def add(index: Array, scores: Array) -> Array:
-        rows = slice_rows(table, index * TILE, TILE).astype(jnp.float32)
-        product = _product("rd,td->rt", rows, gradient[tiles.target[index]])
-        start = tiles.block[index] * TILE
-        before = jax.lax.dynamic_slice_in_dim(scores, start, TILE)
-        return jax.lax.dynamic_update_slice_in_dim(scores, before + product, start, 0)
+    def add(group: _Group, scores: Array) -> Array:
+        product = _product("grd,gtd->grt", group.rows, gradient[group.target])
+        product = jnp.where(group.real[:, None, None], product, 0.0)
+        before = jax.lax.dynamic_slice_in_dim(scores, group.start, len(product))
+        return jax.lax.dynamic_update_slice_in_dim(scores, before + product, group.start, 0)
 
-    scores = jnp.zeros((tiles.first.shape[0] * TILE, gradient.shape[1]), jnp.float32)
-    scores = jax.lax.fori_loop(0, tiles.real, add, scores)
+    zero = jnp.zeros((len(tiles.first), TILE, gradient.shape[1]), jnp.float32)
+    scores = _over_groups(add, zero, table, tiles, gradient.shape[0], side_by_side)
     position, inside = _positions(writes, gradient.shape[1])
-    return jnp.where(inside, scores[tiles.slot(writes), position], 0.0)
+    return jnp.where(inside, scores.reshape(-1, scores.shape[2])[tiles.slot(writes), position], 0.0)
 
 
 def tiled_write(
@@ -63,22 +84,60 @@ def tiled_write(
     weight: Float[Array, " N"],
     layers: int,
     length: int,
+    side_by_side: int | None = None,
 ) -> Float[Array, "L T D"]:
     """Return what `write` does.
 
     No two occurrences have the same feature and position, so that nothing depends on an order.
     """
     position, inside = _positions(writes, length)
-    weights = jnp.zeros((tiles.first.shape[0] * TILE, length), jnp.float32)
+    weights = jnp.zeros((len(tiles.first) * TILE, length), jnp.float32)
     weights = weights.at[tiles.slot(writes), position].add(jnp.where(inside, weight, 0.0))
+    weights = weights.reshape(-1, TILE, length)
 
-    def add(index: Array, out: Array) -> Array:
-        rows = slice_rows(table, index * TILE, TILE).astype(jnp.float32)
-        mine = jax.lax.dynamic_slice_in_dim(weights, tiles.block[index] * TILE, TILE)
-        return out.at[tiles.target[index]].add(_product("rt,rd->td", mine, rows))
+    def add(group: _Group, out: Array) -> Array:
+        mine = jax.lax.dynamic_slice_in_dim(weights, group.start, len(group.real))
+        mine = jnp.where(group.real[:, None, None], mine, 0.0)
+        written = _product("grt,grd->gtd", mine, group.rows)
+        if len(group.real) == 1:
+            return out.at[group.target[0]].add(written[0])
+        # Blocks may write to the same layer: a product adds them up in one order.
+        at = jax.nn.one_hot(group.target, layers, dtype=jnp.float32, axis=0)
+        return out + _product("lg,gtd->ltd", at, written)
 
     zero = jnp.zeros((layers, length, table.shape[1]), jnp.float32)
-    return jax.lax.fori_loop(0, tiles.real, add, zero)
+    return _over_groups(add, zero, table, tiles, layers, side_by_side)
+
+
+def _over_groups(
+    add: Callable[[_Group, Array], Array],
+    start: Array,
+    table: Array,
+    tiles: Tiles,
+    layers: int,
+    side_by_side: int | None,
+) -> Array:
+    """Return `add(group, result so far)` over all tiles, those of each block in their order."""
+    size = side_by_side or (1 if jax.default_backend() == "cpu" else _SIDE_BY_SIDE)
+    blocks = len(tiles.first)
+    if blocks % size:
+        raise ValueError(f"{blocks} blocks do not divide into groups of {size}")
+    whole = table.reshape(-1, TILE, table.shape[1])
+
+    def target(step: Array, result: Array) -> Array:
+        def group(index: Array, result: Array) -> Array:
+            begin = index * size
+            first = jax.lax.dynamic_slice_in_dim(tiles.first, begin, size)
+            real = jax.lax.dynamic_slice_in_dim(tiles.width, begin, size) > step
+            tile = jnp.where(real, first + step, 0)
+            rows = slice_rows(whole, tile[0], 1) if size == 1 else take_rows(whole, tile)
+            return add(_Group(begin, rows.astype(jnp.float32), tiles.target[tile], real), result)
+
+        # Wider blocks stand first, so that those with a tile for this step are the first ones.
+        count = (tiles.width > step).sum()
+        return jax.lax.fori_loop(0, -(-count // size), group, result)
+
+    return jax.lax.fori_loop(0, layers, target, start)
 
 
 def _positions(writes: Writes, length: int) -> tuple[Array, Array]:
@@ -86,5 +145,5 @@ def _positions(writes: Writes, length: int) -> tuple[Array, Array]:
     return jnp.where(inside, writes.position, 0), inside
 
 
-def _product(spec: str, x: Array, y: Array) -> Array:
+def _product(spec: str, x: Array, y: Array) -> Any:
     return jnp.einsum(spec, x, y, precision=jax.lax.Precision.HIGHEST)

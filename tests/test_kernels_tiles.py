@@ -11,7 +11,6 @@ import pytest
 from prune_helpers import tiny_model, tiny_transcoder
 
 from pie_jax.kernels import (
-    TILE,
     gradient_times_write,
     tiled_gradient_times_write,
     tiled_write,
@@ -43,13 +42,14 @@ def drawn(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cross_layer", [True, False])
-@pytest.mark.parametrize("shift", [0, 3])
+@pytest.mark.parametrize(("shift", "side_by_side"), [(0, None), (3, None), (3, 8)])
 def test_tiles_equal_the_gathered_products(
-    tmp_path: Path, cross_layer: bool, dtype: str, shift: int
+    tmp_path: Path, cross_layer: bool, dtype: str, shift: int, side_by_side: int | None
 ):
-    """With positions before the window as well, where nothing is written or scored."""
+    """With positions before the window as well, where nothing is written or scored; block by block,
+    and several side by side as on accelerators."""
     decoder, layers = drawn(tmp_path, dtype, cross_layer)
-    assert int(decoder.tiles.real) > layers
+    assert int(decoder.tiles.width.sum()) > layers
     at = jax.tree.map(lambda x: x[0], decoder.writes)
     at = at._replace(position=at.position - shift)
     length = LENGTH - shift
@@ -58,11 +58,11 @@ def test_tiles_equal_the_gathered_products(
     gradient = jnp.asarray(rng.standard_normal((layers, length, 16)), jnp.float32)
     inside = np.asarray(at.position) >= 0
     table = (decoder.table, decoder.tiles)
-    ours = np.asarray(tiled_gradient_times_write(*table, at, gradient))
+    ours = np.asarray(tiled_gradient_times_write(*table, at, gradient, side_by_side))
     theirs = np.asarray(gradient_times_write(decoder.table, at, gradient))
     np.testing.assert_allclose(ours[inside], theirs[inside], atol=TOLERANCE)
     assert not ours[~inside].any()
-    written = tiled_write(*table, at, weight, layers, length)
+    written = tiled_write(*table, at, weight, layers, length, side_by_side)
     expected = write(decoder.table, at, weight, layers, length)
     np.testing.assert_allclose(written, expected, atol=10 * TOLERANCE)
     assert np.abs(expected).max() > 1
@@ -82,4 +82,4 @@ def test_prompts_share_the_table(tmp_path: Path):
     for b in range(2):
         alone = one(jax.tree.map(lambda x, b=b: x[b], two), gradient[b])
         np.testing.assert_allclose(together[b], alone, atol=TOLERANCE)
-    assert int(decoder.tiles.real) * TILE > TILE
+    assert int(decoder.tiles.width.sum()) > 1

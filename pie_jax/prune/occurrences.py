@@ -6,6 +6,9 @@ C capacity.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.buckets import coarse
-from pie_jax.kernels import TILE, Tiles, Writes, active_union
+from pie_jax.kernels import TILE, Tiles, Writes, active_union, block_size
 from pie_jax.mesh import copies, fetch, put
 from pie_jax.placement import host_zeros, place_weight
 from pie_jax.programs import program
@@ -25,6 +28,7 @@ from pie_jax.transcoders.stored import Transcoder
 # Active features of a position in any layer, counted with those of padding, at least.
 _OCCURRENCES = 64
 _LEAST_TILES, _LEAST_BLOCKS = 64, 32
+_MOST_THREADS = 8
 # Of a layer's list; and active features of a position in one layer, at first.
 _LEAST_CAPACITY, _ACTIVE = 512, 16
 
@@ -112,12 +116,14 @@ def _union(
 ) -> _LayerUnion:
     weight, bias = encoder.weight[...], encoder.bias[...]
     threshold = None if encoder.threshold is None else encoder.threshold[...]
+    rows = clean.shape[0] * clean.shape[2] * (1 if corrupted is None else 1 + corrupted.shape[1])
+    block = block_size(rows, weight.shape[0])
 
     def one(x: Array, y: Array | None, length: Array) -> _LayerUnion:
         runs = x[None] if y is None else jnp.concatenate([x[None], y])
         runs = jax.lax.dynamic_index_in_dim(runs, layer, axis=1, keepdims=False)
         real = active_mask(length, runs.shape[1])
-        found = active_union(weight, bias, threshold, runs, real, capacity)
+        found = active_union(weight, bias, threshold, runs, real, capacity, block)
         clean, others = found.activation[0], found.activation[1:]
         others = jnp.zeros_like(clean)[None] if y is None else others
         return _LayerUnion(found.position, found.feature, clean, others, found.count)
@@ -186,27 +192,67 @@ def read_rows(transcoder: Transcoder, occurrences: Occurrences) -> DecoderTable:
     return DecoderTable(table, layout, writes)
 
 
+class _Block(NamedTuple):
+    """Up to TILE features of a layer, and the tiles that their rows fill."""
+
+    layer: int
+    features: np.ndarray
+    tiles: slice
+
+
 def _read_table(transcoder: Transcoder, needed: list[np.ndarray], size: int) -> tuple[Array, Tiles]:
     """Read some features' rows layer by layer into `size` tiles on the devices."""
-    d_model = transcoder.config.d_model
-    table = host_zeros((size, TILE, d_model), transcoder.decoder_maps[0].dtype)
+    table = host_zeros((size, TILE, transcoder.config.d_model), transcoder.decoder_maps[0].dtype)
     target, block = np.zeros(size, np.int32), np.zeros(size, np.int32)
-    first: list[int] = []
-    filled = blocks = 0
+    blocks = _blocks(transcoder, needed)
+    first, width = np.zeros((2, coarse(len(blocks), _LEAST_BLOCKS, 2)), np.int32)
+    for index, one in enumerate(blocks):
+        first[index], width[index] = one.tiles.start, one.tiles.stop - one.tiles.start
+        target[one.tiles], block[one.tiles] = one.layer + np.arange(width[index]), index
+
+    def read(one: _Block) -> None:
+        rows = transcoder.rows(one.layer, one.features)
+        table[one.tiles, : len(rows)] = rows.swapaxes(0, 1)
+
+    _each(read, blocks)
+    tiles = Tiles(*(copies(transcoder.mesh, array) for array in (target, block, first, width)))
+    return _placed(transcoder, table, blocks[-1].tiles.stop if blocks else 0), tiles
+
+
+def _blocks(transcoder: Transcoder, needed: list[np.ndarray]) -> list[_Block]:
+    found: list[_Block] = []
+    filled = 0
     for layer, features in enumerate(needed):
         for begin in range(0, len(features), TILE):
-            rows = transcoder.rows(layer, features[begin : begin + TILE])
-            width = rows.shape[1]
-            here = slice(filled, filled + width)
-            table[here, : len(rows)] = rows.swapaxes(0, 1)
-            target[here] = layer + np.arange(width)
-            block[here] = blocks
-            first.append(filled)
-            filled, blocks = filled + width, blocks + 1
-    where = np.zeros(coarse(blocks, _LEAST_BLOCKS, 2), np.int32)
-    where[:blocks] = first
-    arrays = (target, block, where, np.array(filled, np.int32))
-    tiles = Tiles(*(copies(transcoder.mesh, array) for array in arrays))
-    flat = table.reshape(-1, d_model)
-    placed = place_weight(transcoder.mesh, "decoder.table", flat.shape, lambda index: flat[index])
-    return placed, tiles
+            end = filled + transcoder.config.targets(layer)
+            found.append(_Block(layer, features[begin : begin + TILE], slice(filled, end)))
+            filled = end
+    return found
+
+
+def _each(read: Callable[[_Block], None], blocks: list[_Block]) -> None:
+    """Read every block, in threads on half of the cores; the others compute meanwhile."""
+    threads = min(_MOST_THREADS, (os.cpu_count() or 1) // 2)
+    if threads < 2:
+        for block in blocks:
+            read(block)
+        return
+    with ThreadPoolExecutor(threads, "decoder rows") as pool:
+        for _ in pool.map(read, blocks):
+            pass
+
+
+def _placed(transcoder: Transcoder, table: np.ndarray, filled: int) -> Array:
+    """Move a table to the devices, as [R, D]; one accelerator is sent only what is filled."""
+    flat = table.reshape(-1, table.shape[2])
+    if transcoder.mesh is not None or jax.default_backend() == "cpu":
+        return place_weight(transcoder.mesh, "decoder.table", flat.shape, lambda at: flat[at])
+    pieces = table.reshape(-1, _LEAST_TILES * TILE, table.shape[2])
+    sent = [jax.device_put(piece) for piece in pieces[: -(-filled // _LEAST_TILES)]]
+    rest = [jnp.zeros(pieces.shape[1:], pieces.dtype)] * (len(pieces) - len(sent))
+    return _joined(sent + rest)
+
+
+@program()
+def _joined(pieces: list[Array]) -> Float[Array, "R D"]:
+    return jnp.concatenate(pieces)
