@@ -3,6 +3,7 @@
 #
 #     PYTHONPATH=. bash benchmarks/gpu.sh results-gpu          # on an accelerator
 #     PYTHONPATH=. bash benchmarks/gpu.sh results-gpu quick    # tiny sizes, on any machine
+#     STAGES=kernels,latency PYTHONPATH=. bash benchmarks/gpu.sh results-gpu   # some of them
 #
 # The dependencies of pyproject.toml and a jax with CUDA have to be there; this package need not be
 # installed. A stage takes three minutes at most and writes its JSON after every case. What fails or
@@ -23,12 +24,14 @@ mkdir -p "$out"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 COLUMNS=120
 python=${PYTHON:-python3}
 total=${LIMIT:-570}
+only=${STAGES:-} # names between commas; all where none is given
 failed=0
 
 # stage NAME SECONDS COMMAND...: run a stage, or say why not.
 stage() {
   local name=$1 most=$2 begin=$SECONDS code
   shift 2
+  [[ -z $only || ,$only, == *,$name,* ]] || return 1
   ((most <= total - SECONDS)) || most=$((total - SECONDS))
   echo "== $name"
   if ((most < 10)); then
@@ -62,8 +65,9 @@ measure_all() {
     check='import jax; print(jax.devices())'
   fi
   : >"$out/stages.jsonl"
-  stage device 60 "$python" -c "$check" || return 1
+  "$python" -c "$check" || return 1
 
+  stage flags 200 "$python" -m benchmarks.compile_flags --json "$out/flags.json"
   weights=$(weights_folder)
   trap 'rm -rf "$weights"' EXIT
   df -h "$weights"
@@ -78,6 +82,8 @@ measure_all() {
       --dtype bfloat16)
     stage llama-fap 150 "${prune[@]}" --methods fap --budgets "$budgets" \
       --prompts "$prompts" --batch-size "$batch" --json "$out/llama-fap.json"
+    stage llama-fap-large 120 "${prune[@]}" --methods fap --budgets "$budgets" \
+      --prompts $((8 * batch)) --batch-size $((4 * batch)) --json "$out/llama-fap-large.json"
     # One budget: another one is other programs to compile.
     stage llama-fap-synergy 180 "${prune[@]}" --methods fap,fap-synergy --budgets "${budgets#*,}" \
       --prompts $((2 * batch)) --batch-size "$batch" --json "$out/llama-fap-synergy.json"
@@ -91,10 +97,6 @@ measure_all() {
   # Its parent process describes the device while a child measures on it: neither takes it all.
   stage latency 150 env XLA_PYTHON_CLIENT_PREALLOCATE=false "$python" -m benchmarks.latency \
     --methods fap --prompts 5 --json "$out/latency.json"
-  if [[ -e $weights/transcoder/config.yaml ]]; then
-    stage llama-fap-large 120 "${prune[@]}" --methods fap --budgets "$budgets" \
-      --prompts $((8 * batch)) --batch-size $((4 * batch)) --json "$out/llama-fap-large.json"
-  fi
   rm -f "$out"/*.part
   cat "$out/stages.jsonl"
   return "$failed"

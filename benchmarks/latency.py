@@ -100,7 +100,7 @@ def _measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     loaded = time.perf_counter() - start
     answers, programs = [], []
     for tokens, pair in pairs:
-        with _counting() as found:
+        with counting() as found:
             begin = time.perf_counter()
             pie_jax.prune(model, clt, [pair], methods=(method,), budgets=BUDGETS)
             seconds = time.perf_counter() - begin
@@ -167,7 +167,7 @@ def _cut(tokenizer: Any, filler: str, text: str, length: int) -> str:
 
 
 @contextmanager
-def _counting() -> Iterator[list[tuple[str, str, float]]]:
+def counting() -> Iterator[list[tuple[str, str, float]]]:
     """Collect (step, program, seconds) of every tracing, lowering and compiling meanwhile."""
     import jax
 
