@@ -13,6 +13,9 @@ import jax
 # XLA's older loop emitters and the first level of LLVM's optimisation: on CPUs programs compile in
 # 40% of the time and run as fast, as the work is in matrix products, which are libraries' own.
 _CPU_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+# Trying out Triton's kernels for each matrix product took most of compiling on an H100: a first
+# prompt of the demo 21 s, without it 6 s, and nothing of pruning ran slower.
+_GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 # Linux counts the mappings of a process, of which every compiled program for a CPU has several;
 # beyond the most that it grants, compiling ends in a crash.
@@ -61,13 +64,12 @@ def program(*static: str) -> Callable[[Callable[..., Any]], Program]:
 
 
 @cache
-def compiler_options() -> dict[str, Any] | None:
-    """Return the options that programs are compiled with: on CPUs those above that this XLA knows,
-    but for what XLA_FLAGS sets itself; None on other devices."""
-    if jax.default_backend() != "cpu":
-        return None
+def compiler_options() -> dict[str, Any]:
+    """Return the options that programs are compiled with: those above for the device at hand that
+    this XLA knows, but for what XLA_FLAGS sets itself."""
     given = os.environ.get("XLA_FLAGS", "")
-    wanted = {name: value for name, value in _CPU_OPTIONS.items() if name not in given}
+    options = {"cpu": _CPU_OPTIONS, "gpu": _GPU_OPTIONS}.get(jax.default_backend(), {})
+    wanted = {name: value for name, value in options.items() if name not in given}
     return {name: value for name, value in wanted.items() if _is_known(name, value)}
 
 

@@ -81,10 +81,10 @@ def test_a_stage_that_fails_keeps_none_from_starting(limit: str, tmp_path: Path)
     stages = [json.loads(line) for line in (out / "stages.jsonl").read_text().splitlines()]
     codes = {stage["stage"]: stage["exit"] for stage in stages}
     if limit == "0":
-        assert codes == {"device": None}
+        assert set(codes.values()) == {None}
         assert "not started" in done.stdout
         return
     assert [name for name, code in codes.items() if code] == ["kernels"]
-    assert list(codes)[-2:] == ["latency", "llama-fap-large"]
+    assert list(codes)[-2:] == ["small", "latency"]
     assert "kernels: FAILED, exit code 3" in (out / "gpu.log").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calls", "out", "python"]

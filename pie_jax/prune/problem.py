@@ -88,7 +88,9 @@ class Problem(NamedTuple):
 
     def product(self, gradient: Float[Array, "L W D"]) -> Float[Array, " N"]:
         """Return <row, gradient> of every occurrence, summed over its target layers."""
-        if self.window is None:
+        # Row by row where the tiles are not what is fastest: on an H100 that reaches 43 to 131% of
+        # the copy bandwidth, tiles 5% (benchmarks/results/h100).
+        if self.window is None or jax.default_backend() == "gpu":
             return gradient_times_write(self.table, self.writes, gradient)
         return tiled_gradient_times_write(self.table, self.tiles, self.writes, gradient)
 
