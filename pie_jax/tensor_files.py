@@ -103,8 +103,9 @@ def _is_finite(values: np.ndarray) -> bool:
         # as infinity; NaN has more.
         infinity = np.array(np.inf, values.dtype).view(np.uint16) << 1
         return bool((values.view(np.uint16) << 1).max() < infinity)
-    # NaN is both the least and the largest.
-    return bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+    # NaN is both the least and the largest; a signalling one is no reason for a warning.
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(values.min()) and np.isfinite(values.max()))
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -260,11 +260,13 @@ def steps(problem: Problem, count: jax.Array) -> jax.Array:
 def test_loops_of_every_shards_own_length(tiny: Tiny, mesh: str):
     """Shards of prompts run different numbers of steps, and none waits for another's weights."""
     inputs, one = tiny.inputs(mesh), prepare(tiny.model, tiny.transcoder, PAIRS[:8], OPTIONS)
-    count = np.array([5, 0, 1, 3, 9, 2, 2, 0], np.int32)
+    count = np.array([5, 0, 1, 3, 6, 2, 2, 0], np.int32)
     expected = np.asarray(jax.jit(steps)(one.problem, jnp.asarray(count)))
     assert len(set(expected.tolist())) > 5
     found = per_shard(steps, inputs.problem, inputs.put(count))
-    np.testing.assert_allclose(fetch(found), expected, rtol=1e-5, atol=1e-5)
+    # Sums of hundreds of numbers around one, which nearly cancel in some prompts.
+    most = np.abs(expected).max()
+    np.testing.assert_allclose(fetch(found), expected, rtol=1e-5, atol=1e-5 * most)
     if mesh == "data=8":
         assert (
             collectives(

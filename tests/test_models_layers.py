@@ -46,20 +46,22 @@ def windows(model: Transformer, delta: jax.Array) -> jax.Array:
     return run_window(model, of, of.entering[0], delta[:, 3:])[0]
 
 
+# As everywhere but in these tests, so that both forms round alike.
+OPTIMISED = {"xla_backend_optimization_level": 3}
 PASSES = {"value": value, "gradient": jax.grad(value, 1), "product": product, "window": windows}
 
 
 @pytest.mark.parametrize("name", PASSES)
 def test_equal_a_plain_scan(name: str, monkeypatch: pytest.MonkeyPatch):
     run, weights, delta = PASSES[name], model("bfloat16"), change()
-    ours = jax.jit(run)(weights, delta)
+    ours = jax.jit(run, compiler_options=OPTIMISED)(weights, delta)
 
     def plain(layer: Callable[..., Any], x: Any, blocks: Any, *rest: Any) -> Any:
         return jax.lax.scan(layer, x, (blocks, *rest))
 
     for module in ("transformer", "windows"):
         monkeypatch.setattr(f"pie_jax.models.{module}.scan_layers", plain)
-    theirs = jax.jit(lambda *arguments: run(*arguments))(weights, delta)
+    theirs = jax.jit(lambda *arguments: run(*arguments), compiler_options=OPTIMISED)(weights, delta)
     assert np.abs(theirs).max() > 1e-4
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6 * np.abs(theirs).max())
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pie_jax.buckets import bucket, multiple
+from pie_jax.buckets import bucket, coarse, length_class, multiple, window_class
 from pie_jax.prune.batches import PairBatch, batches
 from pie_jax.tasks import EncodedPair
 
@@ -31,6 +31,23 @@ def test_buckets_are_monotone(a: int, b: int, least: int):
     assert bucket(min(a, b), least) <= bucket(max(a, b), least)
 
 
+@given(sizes, leasts, st.sampled_from([2, 4]))
+def test_coarse_sizes_hold_what_they_are_for(size: int, least: int, factor: int):
+    found = coarse(size, least, factor)
+    assert size <= found
+    assert found == least or found < factor * size
+    assert coarse(found, least, factor) == found
+
+
+def test_lengths_and_windows_are_few():
+    """All of pruning is compiled for each pair of them."""
+    assert sorted({length_class(size) for size in range(129)}) == [20, 44, 64, 96, 128]
+    windows = [8, 20, 32, 44, 64, 96, 128]
+    assert sorted({window_class(size, 128) for size in range(129)}) == windows
+    assert {window_class(size, 44) for size in range(45)} == {8, 20, 32, 44}
+    assert length_class(129) == window_class(129, 1000) == 192
+
+
 def test_buckets_are_few():
     assert sorted({bucket(size) for size in range(200)}) == [16, 24, 32, 48, 64, 96, 128, 192, 256]
 
@@ -48,17 +65,17 @@ def pair(index: int, length: int) -> EncodedPair:
     return EncodedPair(index, clean, (corrupted,), 100 + index, None if index == 3 else 7)
 
 
-# Eight that pad to 16, two to 24 and one to 32 positions.
+# Nine that pad to 20 and two to 44 positions.
 LENGTHS = [9, 17, 16, 8, 12, 24, 8, 30, 10, 9, 16]
 PAIRS = [pair(index, length) for index, length in enumerate(LENGTHS)]
 # What cannot fill a batch joins the next longer ones.
 WIDTHS = {
-    1: [16] * 8 + [24] * 2 + [32],
-    2: [16] * 4 + [24, 32],
-    3: [16] * 3 + [32],
-    8: [16, 32],
-    11: [32],
-    20: [32],
+    1: [20] * 9 + [44] * 2,
+    2: [20] * 5 + [44],
+    3: [20] * 3 + [44],
+    8: [20] * 2 + [44],
+    11: [44],
+    20: [44],
 }
 
 
@@ -93,7 +110,7 @@ def check(batch: PairBatch, size: int) -> None:
 
 def test_the_order_of_the_input_is_kept_within_a_shape():
     rows = [batch.rows[: batch.real].tolist() for batch in batches(PAIRS, 2)]
-    assert rows == [[0, 2], [3, 4], [6, 8], [9, 10], [1, 5], [7]]
+    assert rows == [[0, 1], [2, 3], [4, 6], [8, 9], [10], [5, 7]]
 
 
 def test_no_pairs_no_batches():

@@ -206,7 +206,7 @@ def circuit_bytes(shapes: Shapes, load: Load, options: PruneOptions) -> int:
     chunk = circuits_at_once(shapes, load, options, runs=2)
     logits = load.window * config.vocab_size
     members = max(options.budgets) * config.d_model
-    writes = 3 * config.num_layers * load.window * config.d_model
+    writes = 5 * config.num_layers * load.window * config.d_model
     one = writes + members + 4 * logits
     return _WORD * load.batch * (chunk * load.versions * one + 2 * logits)
 
