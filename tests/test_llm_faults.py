@@ -72,6 +72,7 @@ def faulty(seen: Seen) -> Send:
     return kinds[int(draw("kind", seen.prompt, seen.nth) * len(kinds))]
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_with_faults(tmp_path: Path):
     """All answers arrive, each request succeeds once, and the limit holds by the server's log."""
     path = tmp_path / "llm.sqlite"

@@ -45,6 +45,7 @@ def abstract(tree: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_whole_step_lowers(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the arguments of a real run; on a TPU nothing of it needs the host."""
