@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Program:
     def __init__(self, function: Callable[..., Any], static: str | tuple[str, ...] = ()):
         self._function, self._static = function, static
         self._inlined = jax.jit(function, static_argnames=static)
+        self._coming: list[Future[None]] = []
         update_wrapper(self, function)
 
     @cached_property
@@ -42,8 +44,21 @@ class Program:
         return jax.jit(self._function, static_argnames=self._static, compiler_options=options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        while self._coming:
+            self._coming.pop().result()
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         return (self._inlined if traced else self._compiled)(*args, **kwargs)
+
+    def ahead(self, *args: Any, **kwargs: Any) -> None:
+        """Compile for such arguments, or their shapes, in a thread; the next call waits for it."""
+        device = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+        def work() -> None:
+            # jax keeps it for each thread apart.
+            with jax.default_device(device):
+                self.lower(*args, **kwargs).compile()
+
+        self._coming.append(_pool().submit(work))
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
         """Return the traced program, as `jax.jit` does."""
@@ -61,6 +76,11 @@ class Program:
 def program(*static: str) -> Callable[[Callable[..., Any]], Program]:
     """Return a decorator that makes a function a `Program`; `static` arguments are no arrays."""
     return lambda function: Program(function, static)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "compile")
 
 
 @cache

@@ -140,13 +140,22 @@ class PruneInputs:
         parts = -(-count * one // _STREAM_BYTES)
         return -(-count // max(parts, 1))
 
+    def compile_behaviour(self, circuits: int, members: int) -> None:
+        """Compile what measures so many circuits of each prompt while something else is done."""
+        if mesh_of(self.problem.delta) is not None:
+            return
+        batch, versions, _ = self.problem.delta.shape
+        padded, chunk = self._circuits(np.full((batch, circuits, members), NOBODY, np.int32))
+        writes = (batch, versions, *self.problem.sizes, self.problem.model.config.d_model)
+        total = jax.ShapeDtypeStruct(writes, np.float32)
+        circuit_behaviour.ahead(self.problem, total, padded, self.metric, chunk)
+
     def behaviour(self, kept: np.ndarray) -> tuple[Behaviour, np.ndarray]:
         """Return the behaviour of the circuits [B, S, K], and the complements' metric [B, S].
 
         The empty set is measured beside them: it is the `ends`.
         """
-        empty = np.full_like(kept, NOBODY, shape=(len(kept), 1, kept.shape[2]))
-        padded, chunk = self._chunks(np.concatenate([empty, kept], axis=1), runs=2)
+        padded, chunk = self._circuits(kept)
         result, complement = circuit_behaviour(
             self.problem, self.total, self.put(padded), self.metric, chunk
         )
@@ -155,6 +164,11 @@ class PruneInputs:
         self._ends = rest[:, 0], jax.tree.map(lambda x: x[:, 0], circuits)
         own = np.s_[:, 1 : 1 + kept.shape[1]]
         return jax.tree.map(lambda x: x[own], circuits), rest[own]
+
+    def _circuits(self, kept: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return circuits with the empty one in front, in whole chunks."""
+        empty = np.full_like(kept, NOBODY, shape=(len(kept), 1, kept.shape[2]))
+        return self._chunks(np.concatenate([empty, kept], axis=1), runs=2)
 
     def kl_last(self, kept: np.ndarray) -> np.ndarray:
         """Return the KL of circuits [B, S, K] at the last position in nats, [B, S]."""

@@ -42,6 +42,7 @@ class Pruner:
         self._transcoder = transcoder
         self.model_config = model.config
         self._finder = OccurrenceFinder(transcoder)
+        self._started = False
 
     def run(self, batch: PairBatch) -> dict[str, Columns]:
         """Return the columns of `scores`, `selections` and `behaviour` for one batch."""
@@ -51,6 +52,11 @@ class Pruner:
         """Return what `run` does, for a batch that is prepared."""
         inputs, judged = found_and_judged(inputs)
         options = self.options
+        if not self._started:
+            self._started = True
+            judged.compile_behaviour(
+                len(options.methods) * len(options.budgets), max(options.budgets)
+            )
         scores = {}
         selections = []
         for name in options.methods:

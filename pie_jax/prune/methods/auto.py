@@ -18,7 +18,7 @@ from pie_jax.prune.selection import Selection
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     """Return the better of the grown and the learned circuit for every budget, then exchanged."""
-    search = Search(inputs, budgets, least=min(budgets))
+    search = Search(inputs, budgets, least=min(budgets), from_worth=True)
     return search.selections(search.exchanged(search.learned_from_worth()))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pie_jax.mesh import fetch
+from pie_jax.mesh import fetch, mesh_of
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.search.batch import side_by_side
 from pie_jax.prune.search.circuits import Circuits, is_member, replaced
@@ -32,16 +32,43 @@ class Search:
     """What the search methods found in one batch for `budgets`: circuits [B, S]; their path starts
     with `least` occurrences."""
 
-    def __init__(self, inputs: PruneInputs, budgets: tuple[int, ...], least: int = 1):
+    def __init__(
+        self,
+        inputs: PruneInputs,
+        budgets: tuple[int, ...],
+        least: int = 1,
+        *,
+        from_worth: bool = False,
+    ):
         self.inputs, self.budgets = inputs, budgets
         self.options = inputs.options.search
         self.space = search_space(inputs, self.options.candidates)
+        if from_worth:
+            self._compile_learning()
         ends = stage_ends(budgets, self.options.stages, least)
         path = grow(self.space, jnp.asarray(ends), max(budgets), side_by_side(inputs, 1))
         at = np.array([ends.index(budget) for budget in budgets])
         self.grown: Circuits = jax.tree.map(lambda each: each[:, at], path.circuits)
         # What a candidate is worth on the whole way, for the start of learning.
         self.null, self.worth = path.null, path.worth
+
+    def _compile_learning(self) -> None:
+        """Compile learning while the path is compiled and grown, where all candidates take part."""
+        batch, count = self.space.occurrence.shape
+        real = fetch(self.space.real).sum(axis=1).max(initial=0)
+        if real > self._most() or mesh_of(self.space.delta) is not None:
+            return
+        logits = jax.ShapeDtypeStruct((batch, 1, count), np.float32)
+        learn.ahead(self.space, logits, *self._settings(self.budgets[:1]))
+
+    def _most(self) -> int:
+        return max(LEARNED, LEARNED_EACH * max(self.budgets))
+
+    def _settings(self, budgets: tuple[int, ...]) -> tuple[Array, Array, int, int, int]:
+        """Return what `learn` takes beside a space and logits."""
+        sizes, rate = jnp.asarray(budgets), jnp.float32(self.options.rate)
+        chunk = side_by_side(self.inputs, len(budgets))
+        return sizes, rate, max(self.budgets), self.options.steps, chunk
 
     def learned_from_grown(self) -> Circuits:
         """Return circuits learned from the grown ones."""
@@ -56,8 +83,7 @@ class Search:
         best = self.grown
         if not open_.any():
             return best
-        most = max(LEARNED, LEARNED_EACH * max(self.budgets))
-        narrow = narrowed(self.inputs, self.space, self.worth, most)
+        narrow = narrowed(self.inputs, self.space, self.worth, self._most())
         # One budget at a time: however many are open, no other program.
         for s in np.flatnonzero(open_.any(axis=0)).tolist():
             start = jnp.zeros((len(open_), 1, narrow.score.shape[1]))
@@ -75,10 +101,7 @@ class Search:
         budgets: tuple[int, ...],
     ) -> Circuits:
         logits = jax.vmap(warm_logits)(start, worth)
-        sizes, rate = jnp.asarray(budgets), jnp.float32(self.options.rate)
-        chunk = side_by_side(self.inputs, len(budgets))
-        most, steps = max(self.budgets), self.options.steps
-        return learn(space, logits, sizes, rate, most, steps, chunk)
+        return learn(space, logits, *self._settings(budgets))
 
     def exchanged(self, circuits: Circuits) -> Circuits:
         """Return circuits after the exchanges asked for."""
