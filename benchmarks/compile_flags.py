@@ -1,6 +1,6 @@
 """Seconds of a first prompt on the demo under sets of XLA flags, each in a fresh process.
 
-    python -m benchmarks.compile_flags --json results/flags.json
+python -m benchmarks.compile_flags --json results/flags.json
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(_measure(options.method)))
         return
     results: dict[str, Any] = {}
+    method = ["--method", options.method]
     for name, flags in FLAGS.items():
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.compile_flags", "--one"]
-                + ["--method", options.method],
+                [sys.executable, "-m", "benchmarks.compile_flags", "--one", *method],
                 env={**os.environ, "XLA_FLAGS": flags},
                 stdout=subprocess.PIPE,
                 text=True,
