@@ -13,7 +13,10 @@ import jax
 
 # XLA's older loop emitters and the first level of LLVM's optimisation: on CPUs programs compile in
 # 40% of the time and run as fast, as the work is in matrix products, which are libraries' own.
-_CPU_OPTIONS: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+_CPU_OPTIONS: dict[str, Any] = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_backend_optimization_level": 1,
+}
 # Trying out Triton's kernels for each matrix product took most of compiling on an H100: a first
 # prompt of the demo 21 s, without it 6 s, and nothing of pruning ran slower.
 _GPU_OPTIONS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
