@@ -223,3 +223,17 @@ def test_scores_of_a_selection_are_the_methods(together: dict[str, Columns]):
             top = np.sort(np.abs(scored[name]))[::-1][:12]
             np.testing.assert_array_equal(np.abs(kept["score"]), top)
             assert kept["rank"].tolist() == list(range(1, 13))
+
+
+def test_a_scoring_method_scores_a_batch_once(case: Case, monkeypatch: pytest.MonkeyPatch):
+    """What a table shows is what was selected by; exact effects are not computed twice."""
+    calls = []
+    method = METHODS["factp"]
+
+    def counted(inputs: PruneInputs) -> np.ndarray:
+        calls.append(1)
+        return method.scores(inputs)
+
+    monkeypatch.setitem(METHODS, "factp", replace(method, scores=counted))
+    run(case, methods=("factp",), budgets=(3, 6))
+    assert len(calls) == 1

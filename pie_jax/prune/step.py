@@ -64,7 +64,7 @@ class Pruner:
                 method = METHODS[name]
                 if method.scores is not None:
                     scores[name] = method.scores(inputs)
-                selections.append(run_method(method, inputs, options.budgets))
+                selections.append(run_method(method, inputs, options.budgets, scores.get(name)))
         with self.stage("behaviour"):
             behaviour = self._behaviour(judged, selections, batch.real)
         return {

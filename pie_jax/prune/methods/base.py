@@ -33,12 +33,18 @@ class Method:
     task: Callable[[TaskSearch], tuple[np.ndarray, np.ndarray]] | None = None
 
 
-def run_method(method: Method, inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
-    """Return the kept sets of a method for every budget."""
+def run_method(
+    method: Method,
+    inputs: PruneInputs,
+    budgets: tuple[int, ...],
+    scores: np.ndarray | None = None,
+) -> list[Selection]:
+    """Return the kept sets of a method for every budget; its `scores` [B, N] if they are known."""
     if method.select is not None:
         return method.select(inputs, budgets)
-    assert method.scores is not None
-    scores = method.scores(inputs)
+    if scores is None:
+        assert method.scores is not None
+        scores = method.scores(inputs)
     return [top_selection(inputs, scores, budget) for budget in budgets]
 
 
