@@ -197,7 +197,8 @@ def test_auto_against_every_circuit_of_three_among_twelve(case: Case):
     before, case.inputs.options = case.inputs.options, options
     try:
         search = Search(case.inputs, (3,))
-        (selection,) = run_method(METHODS["auto"], case.inputs, (3,))
+        # What auto starts from, before scores that know more than the twelve come in.
+        (selection,) = search.selections(search.learned_from_worth())
     finally:
         case.inputs.options = before
     small = Case(case.inputs, case.transcoder, search.space)
@@ -210,6 +211,28 @@ def test_auto_against_every_circuit_of_three_among_twelve(case: Case):
         # Among the best two of a hundred circuits, and close to the very best.
         assert (values < kl - 1e-6).mean() <= 0.02
         assert kl <= values.min() + 0.1 * (np.median(values) - values.min())
+
+
+def test_auto_is_never_worse_than_a_gradient_score(case: Case):
+    """From one occurrence to all of them, with a search that sees too few to be of use."""
+    count = int(case.inputs.occurrences.count.max())
+    budgets = (1, 2, 5, 10, count // 4, count // 2, count)
+    options = replace(case.inputs.options, search=SearchOptions(candidates=8, stages=3, steps=1))
+    before, case.inputs.options = case.inputs.options, options
+    try:
+        kl = {
+            name: np.stack(
+                [case.inputs.kl_last(one.kept[:, None])[:, 0] for one in selections], axis=1
+            )
+            for name in ("auto", "fap", "relp")
+            if (selections := run_method(METHODS[name], case.inputs, budgets))
+        }
+    finally:
+        case.inputs.options = before
+    least = np.minimum(kl["fap"], kl["relp"])
+    assert (kl["auto"] <= least + 1e-5).all()
+    assert (kl["auto"] < least - 1e-3).any()
+    assert (kl["auto"][:, -1] < 1e-5).all()
 
 
 def test_a_narrower_space_holds_the_highest_scores_and_measures_the_same(case: Case):

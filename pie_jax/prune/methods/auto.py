@@ -1,8 +1,9 @@
-"""Auto: for every prompt and budget the best of what growing and learning find, by exact KL.
+"""Auto: for every prompt and budget the best of what growing, learning, FAP and RelP find.
 
 Small circuits are found best by learning from what occurrences are worth on the whole path from
-nothing; large ones by growing, where learning stalls. Both share the path, and exact KL decides.
-For a whole task it is KL on prompts kept aside.
+nothing; large ones by growing, where learning stalls; those that hold a good part of everything by
+scores at the clean run. Growing and learning share the path. Exact KL decides, so that `auto` is
+never worse than `fap` and `relp`. For a whole task it is KL on prompts kept aside.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method
+from pie_jax.prune.search.fallback import best_of
 from pie_jax.prune.search.found import Search
 from pie_jax.prune.search.task_search import TaskSearch
 from pie_jax.prune.selection import Selection
 
 
 def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
-    """Return the better of the grown and the learned circuit for every budget, then exchanged."""
+    """Return the better of the grown and the learned circuit for every budget, then exchanged, or
+    that of FAP or RelP where it is better still."""
     search = Search(inputs, budgets, least=min(budgets), from_worth=True)
-    return search.selections(search.exchanged(search.learned_from_worth()))
+    found = search.selections(search.exchanged(search.learned_from_worth()))
+    return best_of(inputs, budgets, found)
 
 
 def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
@@ -30,5 +34,5 @@ def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
 
 
 METHOD = Method(
-    "auto", "The best by KL of what growing and learning find", select=select, task=task
+    "auto", "The best by KL of what growing, learning, FAP and RelP find", select=select, task=task
 )
