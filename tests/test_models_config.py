@@ -81,6 +81,36 @@ GEMMA_2_2B: dict[str, Any] = {
     "use_cache": True,
     "vocab_size": 256000,
 }
+# Qwen/Qwen3-0.6B.
+QWEN3_0_6B: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 28,
+    "model_type": "qwen3",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.0",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+PUBLISHED = {"llama-3.2-1b": LLAMA_3_2_1B, "gemma-2-2b": GEMMA_2_2B, "qwen3-0.6b": QWEN3_0_6B}
 ROPE = LLAMA_3_2_1B["rope_scaling"]
 NO_ROPE = {**LLAMA_3_2_1B, "rope_theta": None, "rope_scaling": None}
 
@@ -101,9 +131,24 @@ def read(path: Path) -> Read:
     return read_raw
 
 
-def test_published_files_are_the_presets(read: Read):
-    assert read(LLAMA_3_2_1B) == PRESETS["llama-3.2-1b"]
-    assert read(GEMMA_2_2B) == PRESETS["gemma-2-2b"]
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_published_files_are_the_presets(preset: str, read: Read):
+    assert read(PUBLISHED[preset]) == PRESETS[preset]
+
+
+def test_a_late_window(read: Read):
+    """Qwen's window counts where it is switched on, from a layer on or where `layer_types` says."""
+    switched_off = {**QWEN3_0_6B, "sliding_window": 4096, "max_window_layers": 3}
+    assert read(switched_off) == PRESETS["qwen3-0.6b"]
+    late = read({**switched_off, "use_sliding_window": True})
+    assert late.sliding_window == 4096
+    assert late.sliding_layers == (False,) * 3 + (True,) * 25
+    unused = {**switched_off, "use_sliding_window": True, "max_window_layers": 28}
+    assert read(unused) == PRESETS["qwen3-0.6b"]
+    kinds = ["full_attention", "sliding_attention"] * 14
+    named = {**switched_off, "use_sliding_window": True, "layer_types": kinds}
+    assert read(named).sliding_layers == (False, True) * 14
+    assert read({**QWEN3_0_6B, "layer_types": kinds[:1] * 28}) == PRESETS["qwen3-0.6b"]
 
 
 def test_new_spelling_is_the_same_config(read: Read):
@@ -182,7 +227,10 @@ def test_unparse_and_parse_of_what_presets_lack(read: Read):
         sliding_layers=(True,) * 26,
         rope_scaling=Llama3Rope(2.0, 1.0, 4.0, 8192),
     )
-    for config in (llama, gemma):
+    qwen = replace(
+        PRESETS["qwen3-4b"], sliding_window=512, sliding_layers=(False,) * 9 + (True,) * 27
+    )
+    for config in (llama, gemma, qwen):
         assert read(FAMILIES[config.family].unparse(config)) == config
 
 
@@ -266,6 +314,14 @@ REFUSED = [
     (GEMMA_2_2B, {"layer_types": ["chunked_attention"] * 26}, "`layer_types`"),
     (GEMMA_2_2B, {"layer_types": 26}, "`layer_types`"),
     (GEMMA_2_2B, {"layer_types": [["full_attention"]] * 26}, "`layer_types`"),
+    (QWEN3_0_6B, {"attention_bias": True}, "`attention_bias`"),
+    (QWEN3_0_6B, {"layer_types": ["sliding_attention"] * 28}, "`use_sliding_window`"),
+    (QWEN3_0_6B, {"use_sliding_window": True, "max_window_layers": "3"}, "`max_window_layers`"),
+    (
+        QWEN3_0_6B,
+        {"use_sliding_window": True, "max_window_layers": 3, "sliding_window": 0.5},
+        "`sliding_window`",
+    ),
 ]
 
 
@@ -274,7 +330,7 @@ def test_refused_by_name(raw: dict, change: dict, named: str, read: Read, path: 
     refuses(lambda: read({**raw, **change}), path, named)
 
 
-@pytest.mark.parametrize("raw", [LLAMA_3_2_1B, GEMMA_2_2B], ids=["llama", "gemma2"])
+@pytest.mark.parametrize("raw", PUBLISHED.values(), ids=PUBLISHED)
 def test_every_attribute_may_hold_nonsense(raw: dict, read: Read):
     """Whatever is put in place of a value, the file is read or refused."""
     for key in raw:

@@ -16,12 +16,15 @@ from safetensors.numpy import load_file, save_file
 
 from pie_jax.models.families import FAMILIES
 from pie_jax.models.loader import load_model, load_transformer, read_config, save_model
-from pie_jax.models.tokenizer import load_tokenizer
+from pie_jax.models.tokenizer import FirstToken, load_tokenizer
 from pie_jax.models.transformer import Transformer, abstract_transformer
 
 TIED = "models/llama-mha-tied"
 SHARDED = "models/llama-gqa-untied-llama3"
-CASES = [TIED, SHARDED, "models/gemma2-gqa-tied", "models/gemma2-mha-untied"]
+CASES = [
+    *(TIED, SHARDED, "models/gemma2-gqa-tied", "models/gemma2-mha-untied"),
+    *("models/qwen3-gqa-tied", "models/qwen3-untied-late-window"),
+]
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 FLOAT32 = jnp.dtype("float32")
 
@@ -79,6 +82,8 @@ def test_save_and_load(case: str, dtype: str, golden: Path, tmp_path: Path):
     stored, back = {}, load_file(tmp_path / "saved" / "model.safetensors")
     for path in (golden / case).glob("*.safetensors"):
         stored.update(load_file(path))
+    if model.config.tie_embeddings:
+        stored.pop("lm_head.weight", None)  # the embedding a second time
     assert stored.keys() == back.keys()
     for name, value in stored.items():
         np.testing.assert_array_equal(back[name], value.astype(dtype).astype(back[name].dtype))
@@ -270,9 +275,21 @@ class TestFolders:
         assert with_template[0] == without._inner.bos_token_id
 
     def test_tokenizer_without_bos(self, folder: Path):
+        """What circuit-tracer puts there: padding, else EOS, else another special token."""
         (folder / "special_tokens_map.json").unlink()
-        edit_json(folder / "tokenizer_config.json", bos_token=None)
         edit_json(folder / "tokenizer.json", post_processor=None)
+        changes: dict = {f"{kind}_token": None for kind in ("bos", "pad", "eos", "unk")}
+        kinds = {"pad": "pad", "eos": "eos", "unk": "special"}
+        spelled = {"pad": "<s>", "eos": "</s>", "unk": "<unk>"}
+        for kind, token in spelled.items():
+            only = {**changes, f"{kind}_token": token}
+            edit_json(folder / "tokenizer_config.json", **only)
+            tokenizer = load_tokenizer(folder)
+            first, *rest = tokenizer.encode("When Anna")
+            assert tokenizer.first_token() == FirstToken(first, token, kinds[kind])
+            assert tokenizer.decode(rest).strip() == "When Anna"
+            assert tokenizer.encode(f"{token}When Anna") == [first, *rest]
+        edit_json(folder / "tokenizer_config.json", **changes)
         refuses(lambda: load_tokenizer(folder).encode("When Anna"), folder, "BOS")
 
 

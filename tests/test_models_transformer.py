@@ -224,6 +224,11 @@ def test_embedding_scale_is_rounded_to_the_weights_dtype(golden: Path):
         ("llama-3.2-3b", 3_212_749_824),
         ("gemma-2-2b", 2_614_341_888),
         ("gemma-2-9b", 9_241_705_984),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("qwen3-4b", 4_022_468_096),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen3-14b", 14_768_307_200),
     ],
 )
 def test_parameter_counts(preset: str, count: int):

@@ -45,6 +45,8 @@ class ModelConfig:
     activation: Activation = "silu"
     # Gemma's RMSNorm multiplies by (1 + weight).
     norm_offset: float = 0.0
+    # An RMSNorm over each head of queries and keys, before they are rotated.
+    qk_norm: bool = False
     # Gemma-2 normalises each block's output as well as its input.
     post_norms: bool = False
     # Gemma multiplies embeddings by sqrt(D), rounded to the embedding's dtype.
@@ -122,9 +124,32 @@ def _gemma_2(num_layers: int, d_model: int, d_mlp: int, heads: int, kv_heads: in
     )
 
 
+def _qwen_3(layers: int, d_model: int, d_mlp: int, heads: int, *, tied: bool) -> ModelConfig:
+    return ModelConfig(
+        family="qwen3",
+        vocab_size=151936,
+        num_layers=layers,
+        d_model=d_model,
+        d_mlp=d_mlp,
+        num_heads=heads,
+        num_kv_heads=8,
+        head_dim=128,
+        norm_eps=1e-6,
+        rope_theta=1e6,
+        max_positions=40960,
+        tie_embeddings=tied,
+        qk_norm=True,
+    )
+
+
 PRESETS: dict[str, ModelConfig] = {
     "llama-3.2-1b": _LLAMA_3_2_1B,
     "llama-3.2-3b": replace(_LLAMA_3_2_1B, num_layers=28, d_model=3072, num_heads=24, head_dim=128),
     "gemma-2-2b": _gemma_2(26, 2304, 9216, 8, 4),
     "gemma-2-9b": _gemma_2(42, 3584, 14336, 16, 8),
+    "qwen3-0.6b": _qwen_3(28, 1024, 3072, 16, tied=True),
+    "qwen3-1.7b": _qwen_3(28, 2048, 6144, 16, tied=True),
+    "qwen3-4b": _qwen_3(36, 2560, 9728, 32, tied=True),
+    "qwen3-8b": _qwen_3(36, 4096, 12288, 32, tied=False),
+    "qwen3-14b": _qwen_3(40, 5120, 17408, 40, tied=False),
 }

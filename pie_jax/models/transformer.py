@@ -7,6 +7,7 @@ V vocabulary. Batches come from `jax.vmap` outside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -48,11 +49,14 @@ class Outputs(NamedTuple):
 class Norm(nnx.Module):
     """RMS norm in float32; the weight counts from `offset`."""
 
-    def __init__(self, config: ModelConfig, dtype: DTypeLike = jnp.float32):
-        self.weight = nnx.Param(jnp.full((config.d_model,), 1.0 - config.norm_offset, dtype))
+    def __init__(
+        self, config: ModelConfig, dtype: DTypeLike = jnp.float32, size: int | None = None
+    ):
+        shape = (config.d_model if size is None else size,)
+        self.weight = nnx.Param(jnp.full(shape, 1.0 - config.norm_offset, dtype))
         self.offset, self.eps = config.norm_offset, config.norm_eps
 
-    def __call__(self, x: Float[Array, "T D"], rule: GradientRule) -> Float[Array, "T D"]:
+    def __call__(self, x: Float[Array, "*T D"], rule: GradientRule) -> Float[Array, "*T D"]:
         scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         weight = self.weight[...].astype(jnp.float32) + self.offset
         return x * rule.norm_scale(scale) * weight
@@ -76,6 +80,8 @@ class Attention(nnx.Module):
         self.key = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
         self.value = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
         self.output = nnx.Param(_INIT(rngs.params(), (h, k, d), dtype))
+        self.query_norm = Norm(config, dtype, k) if config.qk_norm else None
+        self.key_norm = Norm(config, dtype, k) if config.qk_norm else None
         self.config = config
 
     def __call__(
@@ -85,15 +91,19 @@ class Attention(nnx.Module):
         mask: Bool[Array, "T T"],
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
-        q, k, v = self.project(x, turns)
+        q, k, v = self.project(x, turns, rule)
         return self.attend(q, [KeyValues(k, v, mask)], rule)
 
     def project(
-        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"]
+        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"], rule: GradientRule
     ) -> tuple[Float[Array, "T H K"], Float[Array, "T G K"], Float[Array, "T G K"]]:
-        """Return queries, keys and values, the first two rotated."""
-        q = rotate(_project("td,dhk->thk", x, self.query), turns)
-        k = rotate(_project("td,dgk->tgk", x, self.key), turns)
+        """Return queries, keys and values, the first two normalised where asked, and rotated."""
+
+        def turned(x: Array, norm: Norm | None) -> Array:
+            return rotate(x if norm is None else norm(x, rule), turns)
+
+        q = turned(_project("td,dhk->thk", x, self.query), self.query_norm)
+        k = turned(_project("td,dgk->tgk", x, self.key), self.key_norm)
         return q, k, _project("td,dgk->tgk", x, self.value)
 
     def attend(
@@ -282,6 +292,7 @@ def abstract_transformer(config: ModelConfig, dtype: DTypeLike = jnp.float32) ->
     return nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0), dtype))
 
 
+@cache
 def parameter_count(config: ModelConfig) -> int:
     """Count the parameters that a config leads to, tied ones once."""
     leaves = jax.tree.leaves(nnx.state(abstract_transformer(config), nnx.Param))

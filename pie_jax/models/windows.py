@@ -61,7 +61,7 @@ def record(model: Transformer, tokens: Int[Array, " T"]) -> Record:
 
     def layer(x, inputs):
         block, slides = inputs
-        q, k, v = block.attention.project(block.attention_norm(x, FULL), places.turns)
+        q, k, v = block.attention.project(block.attention_norm(x, FULL), places.turns, FULL)
         own = KeyValues(k, v, _pick(places.own, slides))
         resid_mid = block.add_attention(x, block.attention.attend(q, [own], FULL), FULL)
         return resid_mid + block.mlp_output(resid_mid, FULL), (x, resid_mid, k, v)
@@ -158,7 +158,7 @@ def window_layer(
 
     P = W; with `last`, only that position is computed beyond keys and values, and P = 1.
     """
-    q, k, v = block.attention.project(block.attention_norm(x, rule), places.turns)
+    q, k, v = block.attention.project(block.attention_norm(x, rule), places.turns, rule)
     masks = [_pick(places.recorded, slides), _pick(places.own, slides)]
     if last is not None:
         x, q, *masks = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, q, *masks))

@@ -1,4 +1,4 @@
-"""Tiny random Llama and Gemma-2 models made with transformers; needs the `parity` extra."""
+"""Tiny random models of every family made with transformers; needs the `parity` extra."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 VOCABULARY = 97
@@ -137,7 +139,42 @@ CASES = (
         new_spelling=True,
         layer_types=True,
     ),
+    Case(
+        "qwen3-gqa-tied",
+        "qwen3",
+        # Heads that do not add up to the hidden size, as Qwen3-0.6B's and 4B's.
+        {
+            **_heads(2, 1, 24),
+            "num_hidden_layers": 2,
+            "rope_theta": 1000.0,
+            "rms_norm_eps": 0.01,
+            "tie_word_embeddings": True,
+        },
+        dtype="bfloat16",
+    ),
+    Case(
+        "qwen3-untied-late-window",
+        "qwen3",
+        {
+            **_heads(4, 4),
+            "num_hidden_layers": 3,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+            "tie_word_embeddings": False,
+        },
+        dtype="bfloat16",
+        new_spelling=True,
+        layer_types=True,
+    ),
 )
+
+
+_CLASSES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
 
 
 def build(case: Case, seed: int) -> PreTrainedModel:
@@ -146,8 +183,7 @@ def build(case: Case, seed: int) -> PreTrainedModel:
     Weights are large enough that norms, soft caps, windows and RoPE scaling all show in the
     logits.
     """
-    kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "gemma2": (Gemma2Config, Gemma2ForCausalLM)}
-    config_class, model_class = kinds[case.family]
+    config_class, model_class = _CLASSES[case.family]
     model = model_class(config_class(**_SIZES, **case.config, attn_implementation="eager"))
     rng = np.random.default_rng(seed)
     with torch.no_grad():

@@ -127,6 +127,64 @@ class Fields:
             )
 
 
+_LAYER_TYPES = {"sliding_attention": True, "full_attention": False}
+
+
+def parse_layer_types(
+    fields: Fields, layers: int, otherwise: Callable[[int], bool]
+) -> tuple[bool, ...]:
+    """Read from `layer_types` which layers slide; files without it mean `otherwise(layer)`."""
+    kinds = fields.get("layer_types")
+    if kinds is None:
+        return tuple(otherwise(layer) for layer in range(layers))
+    known = isinstance(kinds, list) and all(str(kind) in _LAYER_TYPES for kind in kinds)
+    if not known or len(kinds) != layers:
+        raise InputError(
+            f"{fields.source}: `layer_types` must name {layers} layers out of "
+            f"{sorted(_LAYER_TYPES)}, but it is {kinds!r}."
+        )
+    return tuple(_LAYER_TYPES[kind] for kind in kinds)
+
+
+def unparse_layer_types(config: ModelConfig) -> list[str]:
+    """Write `layer_types`."""
+    slides = config.sliding_layers or (False,) * config.num_layers
+    return ["sliding_attention" if one else "full_attention" for one in slides]
+
+
+def parse_late_window(fields: Fields, layers: int) -> dict[str, Any]:
+    """Read Qwen's window, which counts only if `use_sliding_window` is true, and which layers have
+    it: those from `max_window_layers` on unless `layer_types` says otherwise."""
+    used = fields.flag("use_sliding_window", False)
+    window, first = fields.get("sliding_window", 4096), fields.get("max_window_layers", 28)
+    if used and type(first) is not int:
+        raise InputError(
+            f"{fields.source}: `max_window_layers` must be a number of layers, but it is {first!r}."
+        )
+    slides = parse_layer_types(fields, layers, lambda layer: used and layer >= first)
+    if not any(slides):
+        return {}
+    if not used:
+        raise InputError(
+            f"{fields.source}: `layer_types` names layers that slide, but `use_sliding_window` is "
+            "false; keep the one that the model was trained with."
+        )
+    return {
+        "sliding_window": fields.need("sliding_window", int, window),
+        "sliding_layers": slides,
+    }
+
+
+def unparse_late_window(config: ModelConfig) -> dict[str, Any]:
+    """Write Qwen's window, for loaders that read `layer_types` and for older ones."""
+    return {
+        "use_sliding_window": config.sliding_window is not None,
+        "sliding_window": config.sliding_window,
+        "max_window_layers": config.num_layers - sum(config.sliding_layers),
+        "layer_types": unparse_layer_types(config),
+    }
+
+
 # What transformers takes where a config has no `rope_theta`.
 _DEFAULT_THETA = 10000.0
 _Rope = tuple[float, Llama3Rope | None]
@@ -226,3 +284,16 @@ def common_tensors() -> dict[str, Tensor]:
 def norm(name: str) -> Tensor:
     """Return the entry of a norm's weight."""
     return Tensor(name, lambda c: (c.d_model,))
+
+
+def head_norms() -> dict[str, Tensor]:
+    """Return the map of the norms over each head of queries and keys."""
+    layer = "model.layers.{}.self_attn."
+    return {
+        "blocks.attention.query_norm.weight": Tensor(
+            layer + "q_norm.weight", lambda c: (c.head_dim,)
+        ),
+        "blocks.attention.key_norm.weight": Tensor(
+            layer + "k_norm.weight", lambda c: (c.head_dim,)
+        ),
+    }
