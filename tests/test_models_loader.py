@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,13 +19,15 @@ from pie_jax.models.families import FAMILIES
 from pie_jax.models.loader import load_model, load_transformer, read_config, save_model
 from pie_jax.models.tokenizer import FirstToken, load_tokenizer
 from pie_jax.models.transformer import Transformer, abstract_transformer
+from pie_jax.placement import leaf_name
 
 TIED = "models/llama-mha-tied"
 SHARDED = "models/llama-gqa-untied-llama3"
 CASES = [
     *(TIED, SHARDED, "models/gemma2-gqa-tied", "models/gemma2-mha-untied"),
-    *("models/qwen3-gqa-tied", "models/qwen3-untied-late-window"),
+    *("models/qwen3-gqa-tied", "models/qwen3-untied-late-window", "models/gemma3-gqa-tied"),
 ]
+MULTIMODAL = "models/gemma3-mqa-multimodal"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 FLOAT32 = jnp.dtype("float32")
 
@@ -62,8 +65,9 @@ def test_the_key_map_names_every_leaf_once(family: str, golden: Path):
     for case in CASES:
         config = read_config(golden / case / "config.json")
         if config.family == family:
-            state = nnx.to_flat_state(nnx.state(abstract_transformer(config)))
-            names |= {".".join(map(str, path)) for path, _ in state}
+            for tied in (True, False):
+                model = abstract_transformer(replace(config, tie_embeddings=tied))
+                names |= {leaf_name(path) for path, _ in nnx.to_flat_state(nnx.state(model))}
     entries = FAMILIES[family].tensors
     assert names == set(entries)
     assert len({entry.name for entry in entries.values()}) == len(entries)
@@ -165,6 +169,47 @@ def test_a_tied_model_may_store_its_embedding_twice(tied: Path):
 
     edit(tied / "model.safetensors", change)
     refuses(lambda: load(tied), tied, "`lm_head.weight`", "`tie_word_embeddings`")
+
+
+def test_the_text_of_a_multimodal_model(copied: Callable[[str], Path], tmp_path: Path):
+    """Under the hub's names and transformers' newer ones, or alone; images are not read."""
+    folder = copied(MULTIMODAL)
+    path = folder / "model.safetensors"
+    expected = load(folder)
+    tensors = load_file(path)
+    assert any(name.startswith("vision_tower.") for name in tensors)
+    newer = {
+        "language_model.model.": "model.language_model.",
+        "language_model.lm_head.": "lm_head.",
+        "vision_tower.": "model.vision_tower.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+    }
+    for old, new in newer.items():
+        tensors = {name.replace(old, new, 1): value for name, value in tensors.items()}
+    save_file(tensors, path)
+    jax.tree.map(np.testing.assert_array_equal, load(folder), expected)
+    save_model(expected, tmp_path / "alone")
+    alone = load(tmp_path / "alone")
+    assert alone.config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, alone, expected)
+    name = "model.language_model.norm.weight"
+    edit(path, lambda t: t.update({"model.norm.weight": t[name].copy()}))
+    refuses(lambda: load(folder), folder, "`model.norm.weight`", f"`{name}`", "twice")
+
+
+def test_broken_tensors_of_a_multimodal_model(copied: Callable[[str], Path]):
+    """Named as the file names them."""
+    folder = copied(MULTIMODAL)
+    name = "language_model.model.norm.weight"
+    bad = np.full(32, np.nan, np.float32)
+    edit(folder / "model.safetensors", lambda t: t.update({name: bad}))
+    refuses(lambda: load(folder), f"`{name}`", "NaN")
+    edit(folder / "model.safetensors", lambda t: t.update({name: bad[:8].copy()}))
+    refuses(lambda: load(folder), f"`{name}`", "[8]")
+    extra = "language_model.model.extra.weight"
+    good = np.ones(32, np.float32)
+    edit(folder / "model.safetensors", lambda t: t.update({name: good, extra: good}))
+    refuses(lambda: load(folder), f"`{extra}`", "belong to nothing")
 
 
 def test_untied_model_without_its_head(tied: Path):

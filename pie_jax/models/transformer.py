@@ -62,6 +62,18 @@ class Norm(nnx.Module):
         return x * rule.norm_scale(scale) * weight
 
 
+class Turns(NamedTuple):
+    """Cosine and sine of the angles by which heads are rotated at T positions; `local` those of
+    sliding layers, where they differ."""
+
+    full: Float[Array, "T 2 half"]
+    local: Float[Array, "T 2 half"] | None
+
+    def of(self, slides: Bool[Array, ""]) -> Float[Array, "T 2 half"]:
+        """Return a layer's."""
+        return self.full if self.local is None else jnp.where(slides, self.local, self.full)
+
+
 class KeyValues(NamedTuple):
     """Keys and values at S positions, and which of them T queries see."""
 
@@ -223,7 +235,7 @@ class Transformer(nnx.Module):
         def layer(x, inputs):
             block, slides, delta = inputs
             mask = jnp.where(slides, local, causal)
-            x, resid_mid, mlp_out = block(x, turns, mask, rule, delta)
+            x, resid_mid, mlp_out = block(x, turns.of(slides), mask, rule, delta)
             return x, (resid_mid, mlp_out)
 
         x, (resid_mid, mlp_out) = scan_layers(layer, x, self.blocks, sliding, mlp_delta)
@@ -274,10 +286,15 @@ class Transformer(nnx.Module):
         return Outputs(logits, streams.resid_mid, streams.mlp_out)
 
 
-def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Float[Array, "T 2 half"]:
-    """Return cosine and sine of the angles by which heads at some positions are rotated."""
-    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config))
-    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Turns:
+    """Return by which angles heads at some positions are rotated."""
+
+    def turns(local: bool) -> Float[Array, "T 2 half"]:
+        frequencies = jnp.asarray(rope_frequencies(config, local=local))
+        angles = positions.astype(jnp.float32)[:, None] * frequencies
+        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+    return Turns(turns(False), None if config.local_rope_theta is None else turns(True))
 
 
 def rotate(x: Float[Array, "T N K"], turns: Float[Array, "T 2 half"]) -> Float[Array, "T N K"]:

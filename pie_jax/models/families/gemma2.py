@@ -10,9 +10,9 @@ from pie_jax.models.families.base import (
     Fields,
     Tensor,
     common_tensors,
-    norm,
     parse_layer_types,
     parse_rope,
+    post_norms,
     unparse_layer_types,
     unparse_rope,
 )
@@ -80,12 +80,6 @@ def unparse(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-_LAYER = "model.layers.{}."
-_TENSORS: dict[str, Tensor] = {
-    **common_tensors(),
-    "blocks.attention_post_norm.weight": norm(_LAYER + "post_attention_layernorm.weight"),
-    "blocks.mlp_norm.weight": norm(_LAYER + "pre_feedforward_layernorm.weight"),
-    "blocks.mlp_post_norm.weight": norm(_LAYER + "post_feedforward_layernorm.weight"),
-}
+_TENSORS: dict[str, Tensor] = {**common_tensors(), **post_norms()}
 
 FAMILY = Family("gemma2", "Gemma2ForCausalLM", parse, unparse, _TENSORS)
