@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from prune_helpers import tiny_model, tiny_transcoder
+from prune_helpers import ARITHMETIC, tiny_model, tiny_transcoder
 
 from pie_jax.evaluate.steering import Steerer, steering_of
 from pie_jax.interpret.records import FeatureKey
@@ -43,9 +43,9 @@ def slow_generate(model, prompt, transcoder=None, key=None, target=0.0) -> list[
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("gemma", [False, True])
-def test_greedy_generation_with_a_cache_equals_without(tmp_path, gemma):
-    model = tiny_model(tmp_path, gemma=gemma).transformer
+@pytest.mark.parametrize("kind", ARITHMETIC)
+def test_greedy_generation_with_a_cache_equals_without(tmp_path, kind):
+    model = tiny_model(tmp_path, **ARITHMETIC[kind]).transformer
     tokens, length = batch()
     found = np.asarray(generate(model, tokens, length, new_tokens=NEW))
     assert found.tolist() == [slow_generate(model, prompt) for prompt in PROMPTS]

@@ -107,7 +107,7 @@ def extend(
         x, change = carry
         block, slides, keys, values, index = inputs
         mask = jnp.where(slides, local, causal)
-        q, k, v = block.attention.project(block.attention_norm(x, FULL), turns)
+        q, k, v = block.attention.project(block.attention_norm(x, FULL), turns.of(slides), FULL)
         keys = jax.lax.dynamic_update_slice(keys, k, (start, 0, 0))
         values = jax.lax.dynamic_update_slice(values, v, (start, 0, 0))
         attended = block.attention.attend(q, [KeyValues(keys, values, mask)], FULL)

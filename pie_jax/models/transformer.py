@@ -7,6 +7,7 @@ V vocabulary. Batches come from `jax.vmap` outside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -48,14 +49,29 @@ class Outputs(NamedTuple):
 class Norm(nnx.Module):
     """RMS norm in float32; the weight counts from `offset`."""
 
-    def __init__(self, config: ModelConfig, dtype: DTypeLike = jnp.float32):
-        self.weight = nnx.Param(jnp.full((config.d_model,), 1.0 - config.norm_offset, dtype))
+    def __init__(
+        self, config: ModelConfig, dtype: DTypeLike = jnp.float32, size: int | None = None
+    ):
+        shape = (config.d_model if size is None else size,)
+        self.weight = nnx.Param(jnp.full(shape, 1.0 - config.norm_offset, dtype))
         self.offset, self.eps = config.norm_offset, config.norm_eps
 
-    def __call__(self, x: Float[Array, "T D"], rule: GradientRule) -> Float[Array, "T D"]:
+    def __call__(self, x: Float[Array, "*T D"], rule: GradientRule) -> Float[Array, "*T D"]:
         scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         weight = self.weight[...].astype(jnp.float32) + self.offset
         return x * rule.norm_scale(scale) * weight
+
+
+class Turns(NamedTuple):
+    """Cosine and sine of the angles by which heads are rotated at T positions; `local` those of
+    sliding layers, where they differ."""
+
+    full: Float[Array, "T 2 half"]
+    local: Float[Array, "T 2 half"] | None
+
+    def of(self, slides: Bool[Array, ""]) -> Float[Array, "T 2 half"]:
+        """Return a layer's."""
+        return self.full if self.local is None else jnp.where(slides, self.local, self.full)
 
 
 class KeyValues(NamedTuple):
@@ -76,6 +92,8 @@ class Attention(nnx.Module):
         self.key = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
         self.value = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
         self.output = nnx.Param(_INIT(rngs.params(), (h, k, d), dtype))
+        self.query_norm = Norm(config, dtype, k) if config.qk_norm else None
+        self.key_norm = Norm(config, dtype, k) if config.qk_norm else None
         self.config = config
 
     def __call__(
@@ -85,15 +103,19 @@ class Attention(nnx.Module):
         mask: Bool[Array, "T T"],
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
-        q, k, v = self.project(x, turns)
+        q, k, v = self.project(x, turns, rule)
         return self.attend(q, [KeyValues(k, v, mask)], rule)
 
     def project(
-        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"]
+        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"], rule: GradientRule
     ) -> tuple[Float[Array, "T H K"], Float[Array, "T G K"], Float[Array, "T G K"]]:
-        """Return queries, keys and values, the first two rotated."""
-        q = rotate(_project("td,dhk->thk", x, self.query), turns)
-        k = rotate(_project("td,dgk->tgk", x, self.key), turns)
+        """Return queries, keys and values, the first two normalised where asked, and rotated."""
+
+        def turned(x: Array, norm: Norm | None) -> Array:
+            return rotate(x if norm is None else norm(x, rule), turns)
+
+        q = turned(_project("td,dhk->thk", x, self.query), self.query_norm)
+        k = turned(_project("td,dgk->tgk", x, self.key), self.key_norm)
         return q, k, _project("td,dgk->tgk", x, self.value)
 
     def attend(
@@ -213,7 +235,7 @@ class Transformer(nnx.Module):
         def layer(x, inputs):
             block, slides, delta = inputs
             mask = jnp.where(slides, local, causal)
-            x, resid_mid, mlp_out = block(x, turns, mask, rule, delta)
+            x, resid_mid, mlp_out = block(x, turns.of(slides), mask, rule, delta)
             return x, (resid_mid, mlp_out)
 
         x, (resid_mid, mlp_out) = scan_layers(layer, x, self.blocks, sliding, mlp_delta)
@@ -264,10 +286,15 @@ class Transformer(nnx.Module):
         return Outputs(logits, streams.resid_mid, streams.mlp_out)
 
 
-def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Float[Array, "T 2 half"]:
-    """Return cosine and sine of the angles by which heads at some positions are rotated."""
-    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config))
-    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Turns:
+    """Return by which angles heads at some positions are rotated."""
+
+    def turns(local: bool) -> Float[Array, "T 2 half"]:
+        frequencies = jnp.asarray(rope_frequencies(config, local=local))
+        angles = positions.astype(jnp.float32)[:, None] * frequencies
+        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+    return Turns(turns(False), None if config.local_rope_theta is None else turns(True))
 
 
 def rotate(x: Float[Array, "T N K"], turns: Float[Array, "T 2 half"]) -> Float[Array, "T N K"]:
@@ -282,6 +309,7 @@ def abstract_transformer(config: ModelConfig, dtype: DTypeLike = jnp.float32) ->
     return nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0), dtype))
 
 
+@cache
 def parameter_count(config: ModelConfig) -> int:
     """Count the parameters that a config leads to, tied ones once."""
     leaves = jax.tree.leaves(nnx.state(abstract_transformer(config), nnx.Param))
