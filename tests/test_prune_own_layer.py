@@ -1,5 +1,5 @@
-"""A per-layer `transcoder_set` folder through the whole stage: reads each input site, writes its own
-layer only."""
+"""A per-layer `transcoder_set` folder through the whole stage: reads each input site, writes its
+own layer only."""
 
 from __future__ import annotations
 
