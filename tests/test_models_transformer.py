@@ -179,7 +179,7 @@ def test_lrp_rules():
 
 def test_mlp_inputs_are_the_normalised_streams(loaded: Loaded):
     out = forward(loaded.model, loaded.tokens[0])
-    inputs = loaded.model.mlp_inputs(out.resid_mid)
+    inputs = loaded.model.transcoder_inputs(out.resid_mid, "mlp_in")
     name = "pre_feedforward" if loaded.config.post_norms else "post_attention"
     for layer in range(loaded.config.num_layers):
         for t in (0, 7):
@@ -188,6 +188,10 @@ def test_mlp_inputs_are_the_normalised_streams(loaded: Loaded):
                 f"model.layers.{layer}.{name}_layernorm.weight",
             )
             np.testing.assert_allclose(inputs[layer, t], theirs, atol=1e-5)
+    plain = np.asarray(loaded.model.transcoder_inputs(out.resid_mid, "ln2_normalized"), np.float64)
+    x = np.asarray(out.resid_mid, np.float64)
+    size = np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + loaded.config.norm_eps)
+    np.testing.assert_allclose(plain, x / size, atol=1e-5)
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only():

@@ -57,9 +57,13 @@ class Norm(nnx.Module):
         self.offset, self.eps = config.norm_offset, config.norm_eps
 
     def __call__(self, x: Float[Array, "*T D"], rule: GradientRule) -> Float[Array, "*T D"]:
-        scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         weight = self.weight[...].astype(jnp.float32) + self.offset
-        return x * rule.norm_scale(scale) * weight
+        return self.normalized(x, rule) * weight
+
+    def normalized(self, x: Float[Array, "*T D"], rule: GradientRule) -> Float[Array, "*T D"]:
+        """Return the stream divided by its size, before the weight."""
+        scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return x * rule.norm_scale(scale)
 
 
 class Turns(NamedTuple):
@@ -241,9 +245,13 @@ class Transformer(nnx.Module):
         x, (resid_mid, mlp_out) = scan_layers(layer, x, self.blocks, sliding, mlp_delta)
         return Streams(x, resid_mid, mlp_out)
 
-    def mlp_inputs(self, resid_mid: Float[Array, "L T D"]) -> Float[Array, "L T D"]:
-        """Return the normalised inputs of every MLP, which some transcoders read."""
-        return jax.vmap(lambda norm, x: norm(x, FULL))(self.blocks.mlp_norm, resid_mid)
+    def transcoder_inputs(
+        self, resid_mid: Float[Array, "L T D"], site: str
+    ) -> Float[Array, "L T D"]:
+        """Return what a transcoder reads at an input site (`read_at`) in every layer."""
+        if site == "resid_mid":
+            return resid_mid
+        return jax.vmap(lambda norm, x: read_at(site, norm, x))(self.blocks.mlp_norm, resid_mid)
 
     def embed(self, tokens: Int[Array, " T"]) -> Float[Array, "T D"]:
         """Look tokens up, [T, D] in float32."""
@@ -284,6 +292,14 @@ class Transformer(nnx.Module):
         streams = self.streams(tokens, mlp_delta, rule)
         logits = self.unembed(streams.residual, rule)
         return Outputs(logits, streams.resid_mid, streams.mlp_out)
+
+
+def read_at(site: str, mlp_norm: Norm, resid_mid: Float[Array, "T D"]) -> Float[Array, "T D"]:
+    """Return what a transcoder reads in one layer: `resid_mid`, the MLP's input `mlp_in`, or
+    `ln2_normalized`, that input before the norm's weight."""
+    if site == "resid_mid":
+        return resid_mid
+    return mlp_norm(resid_mid, FULL) if site == "mlp_in" else mlp_norm.normalized(resid_mid, FULL)
 
 
 def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Turns:
