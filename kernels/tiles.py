@@ -72,7 +72,7 @@ def tiled_gradient_times_write(
         return jax.lax.dynamic_update_slice_in_dim(scores, before + product, group.start, 0)
 
     zero = jnp.zeros((len(tiles.first), TILE, gradient.shape[1]), jnp.float32)
-    scores = _over_groups(add, zero, table, tiles, gradient.shape[0], side_by_side)
+    scores = _over_groups(add, zero, table, tiles, side_by_side)
     position, inside = _positions(writes, gradient.shape[1])
     return jnp.where(inside, scores.reshape(-1, scores.shape[2])[tiles.slot(writes), position], 0.0)
 
@@ -106,7 +106,7 @@ def tiled_write(
         return out + _product("lg,gtd->ltd", at, written)
 
     zero = jnp.zeros((layers, length, table.shape[1]), jnp.float32)
-    return _over_groups(add, zero, table, tiles, layers, side_by_side)
+    return _over_groups(add, zero, table, tiles, side_by_side)
 
 
 def _over_groups(
@@ -114,7 +114,6 @@ def _over_groups(
     start: Array,
     table: Array,
     tiles: Tiles,
-    layers: int,
     side_by_side: int | None,
 ) -> Array:
     """Return `add(group, result so far)` over all tiles, those of each block in their order."""
@@ -124,20 +123,21 @@ def _over_groups(
         raise ValueError(f"{blocks} blocks do not divide into groups of {size}")
     whole = table.reshape(-1, TILE, table.shape[1])
 
-    def target(step: Array, result: Array) -> Array:
-        def group(index: Array, result: Array) -> Array:
-            begin = index * size
-            first = jax.lax.dynamic_slice_in_dim(tiles.first, begin, size)
-            real = jax.lax.dynamic_slice_in_dim(tiles.width, begin, size) > step
+    def group(index: Array, result: Array) -> Array:
+        begin = index * size
+        first = jax.lax.dynamic_slice_in_dim(tiles.first, begin, size)
+        width = jax.lax.dynamic_slice_in_dim(tiles.width, begin, size)
+
+        def target(step: Array, result: Array) -> Array:
+            real = step < width
             tile = jnp.where(real, first + step, 0)
             rows = slice_rows(whole, tile[0], 1) if size == 1 else take_rows(whole, tile)
             return add(_Group(begin, rows.astype(jnp.float32), tiles.target[tile], real), result)
 
-        # Wider blocks stand first, so that those with a tile for this step are the first ones.
-        count = (tiles.width > step).sum()
-        return jax.lax.fori_loop(0, -(-count // size), group, result)
+        # The first block of a group is its widest.
+        return jax.lax.fori_loop(0, width[0], target, result)
 
-    return jax.lax.fori_loop(0, layers, target, start)
+    return jax.lax.fori_loop(0, -(-(tiles.width > 0).sum() // size), group, start)
 
 
 def _positions(writes: Writes, length: int) -> tuple[Array, Array]:

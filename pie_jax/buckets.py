@@ -5,7 +5,7 @@ from __future__ import annotations
 # Positions of a padded prompt, and those of its end that a corruption changes. A few sizes, as all
 # of pruning is compiled for each pair of them; beyond the last, those of `bucket`.
 _LENGTHS = (20, 44, 64, 96, 128)
-_WINDOWS = (8, 20, 32, 44, 64, 96, 128)
+_WINDOWS = (8, 12, 20, 32, 44, 64, 96, 128)
 
 
 def length_class(positions: int) -> int:

@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 
-# XLA's older loop emitters and the first level of LLVM's optimisation: on CPUs programs compile in
-# 40% of the time and run as fast, as the work is in matrix products, which are libraries' own.
+# XLA's older loop emitters and the first level of LLVM's optimisation: programs for CPUs compile in
+# 40% of the time. With small arguments they run as fast, as the work is in matrix products, which
+# are libraries' own; with those of larger models gradients and circuits take 10 to 20% longer.
 _CPU_OPTIONS: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 1,
 }
+_SMALL_BYTES = 64 << 20
 # Trying out Triton's kernels for each matrix product took most of compiling on an H100: a first
 # prompt of the demo 21 s, without it 6 s, and nothing of pruning ran slower.
 _GPU_OPTIONS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
@@ -31,8 +33,8 @@ SHARE = 0.6
 class Program:
     """A function that is compiled for each new shape of its arguments, quickly.
 
-    It is what `jax.jit` makes of it, compiled with `compiler_options()`. Called while another
-    program is traced, it becomes a part of that one.
+    It is what `jax.jit` makes of it, compiled with `compiler_options`. Called while another program
+    is traced, it becomes a part of that one.
     """
 
     def __init__(self, function: Callable[..., Any], static: str | tuple[str, ...] = ()):
@@ -42,15 +44,28 @@ class Program:
         update_wrapper(self, function)
 
     @cached_property
-    def _compiled(self) -> Any:
-        options = compiler_options()
+    def _small(self) -> Any:
+        return self._jitted(compiler_options(small=True))
+
+    @cached_property
+    def _large(self) -> Any:
+        return self._jitted(compiler_options(small=False))
+
+    def _jitted(self, options: dict[str, Any]) -> Any:
         return jax.jit(self._function, static_argnames=self._static, compiler_options=options)
+
+    def _for(self, args: Any, kwargs: Any) -> Any:
+        """Return what compiles for such arguments; a part of a program that is being traced is
+        compiled as that one is."""
+        leaves = jax.tree.leaves((args, kwargs))
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return self._inlined
+        return self._small if sum(map(_bytes, leaves)) <= _SMALL_BYTES else self._large
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         while self._coming:
             self._coming.pop().result()
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
-        return (self._inlined if traced else self._compiled)(*args, **kwargs)
+        return self._for(args, kwargs)(*args, **kwargs)
 
     def ahead(self, *args: Any, **kwargs: Any) -> None:
         """Compile for such arguments, or their shapes, in a thread; the next call waits for it."""
@@ -65,15 +80,15 @@ class Program:
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
         """Return the traced program, as `jax.jit` does."""
-        return self._compiled.trace(*args, **kwargs)
+        return self._for(args, kwargs).trace(*args, **kwargs)
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """Return the lowered program, as `jax.jit` does."""
-        return self._compiled.lower(*args, **kwargs)
+        return self._for(args, kwargs).lower(*args, **kwargs)
 
     def count(self) -> int:
         """Return for how many shapes of arguments it is compiled at present."""
-        return self._compiled._cache_size()
+        return self._small._cache_size() + self._large._cache_size()
 
 
 def program(*static: str) -> Callable[[Callable[..., Any]], Program]:
@@ -86,12 +101,18 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "compile")
 
 
+def _bytes(leaf: Any) -> int:
+    size, dtype = getattr(leaf, "size", 0), getattr(leaf, "dtype", None)
+    return 0 if dtype is None else size * dtype.itemsize
+
+
 @cache
-def compiler_options() -> dict[str, Any]:
-    """Return the options that programs are compiled with: those above for the device at hand that
-    this XLA knows, but for what XLA_FLAGS sets itself."""
+def compiler_options(*, small: bool) -> dict[str, Any]:
+    """Return the options that programs of small or large arguments are compiled with: those above
+    for the device at hand that this XLA knows, but for what XLA_FLAGS sets itself."""
     given = os.environ.get("XLA_FLAGS", "")
-    options = {"cpu": _CPU_OPTIONS, "gpu": _GPU_OPTIONS}.get(jax.default_backend(), {})
+    cpu = _CPU_OPTIONS if small else {}
+    options = {"cpu": cpu, "gpu": _GPU_OPTIONS}.get(jax.default_backend(), {})
     wanted = {name: value for name, value in options.items() if name not in given}
     return {name: value for name, value in wanted.items() if _is_known(name, value)}
 

@@ -108,6 +108,11 @@ def slow_product(table: np.ndarray, writes: Writes, gradient: np.ndarray) -> np.
 
 # Tiny models
 
+# All that a model may compute, in as few models as hold it.
+ARITHMETIC: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gemma": {"gemma": True, "qk_norm": True, "local_rope_theta": 30.0},
+}
 WORDS = [f"w{index}" for index in range(3, 40)]
 
 
@@ -180,11 +185,17 @@ def tiny_transformer(config: ModelConfig, seed: int = 0) -> Transformer:
     return nnx.merge(graph, nnx.from_flat_state(leaves))
 
 
-def tiny_model(folder: Path, layers: int = 3, *, gemma: bool = False, seed: int = 0):
-    """Return a language model whose prompts are words w3 to w39; `folder` holds a stand-in."""
+def tiny_model(
+    folder: Path, layers: int = 3, *, gemma: bool = False, seed: int = 0, **changes: Any
+):
+    """Return a language model whose prompts are words w3 to w39; `folder` holds a stand-in.
+
+    `changes` are made to the config, such as those of `ARITHMETIC`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").write_text(f"stand-in {layers} {gemma} {seed}")
-    transformer = tiny_transformer(tiny_config(layers, gemma=gemma), seed)
+    (folder / "model.safetensors").write_text(f"stand-in {layers} {gemma} {seed} {changes}")
+    config = replace(tiny_config(layers, gemma=gemma), **changes)
+    transformer = tiny_transformer(config, seed)
     return LanguageModel(transformer, Tokenizer(_Words(), "words", 40), "tiny", folder)
 
 

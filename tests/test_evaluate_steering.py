@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from prune_helpers import tiny_model, tiny_transcoder
+from prune_helpers import ARITHMETIC, tiny_model, tiny_transcoder
 
 from pie_jax.evaluate.steering import Steerer, steering_of
 from pie_jax.interpret.records import FeatureKey
@@ -29,8 +29,7 @@ def slow_generate(model, prompt, transcoder=None, key=None, target=0.0) -> list[
         ids, delta = jnp.asarray(tokens), None
         if transcoder is not None:
             inputs = model.streams(ids).resid_mid
-            if transcoder.config.input_site == "mlp_in":
-                inputs = model.mlp_inputs(inputs)
+            inputs = model.transcoder_inputs(inputs, transcoder.config.input_site)
             # Writes start at the feature's own layer, after it has read: one pass is enough.
             activation = transcoder.encoder(key.layer)(inputs[key.layer])[:, key.feature]
             change = np.array(target - activation)
@@ -43,15 +42,15 @@ def slow_generate(model, prompt, transcoder=None, key=None, target=0.0) -> list[
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("gemma", [False, True])
-def test_greedy_generation_with_a_cache_equals_without(tmp_path, gemma):
-    model = tiny_model(tmp_path, gemma=gemma).transformer
+@pytest.mark.parametrize("kind", ARITHMETIC)
+def test_greedy_generation_with_a_cache_equals_without(tmp_path, kind):
+    model = tiny_model(tmp_path, **ARITHMETIC[kind]).transformer
     tokens, length = batch()
     found = np.asarray(generate(model, tokens, length, new_tokens=NEW))
     assert found.tolist() == [slow_generate(model, prompt) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("site", ["resid_mid", "mlp_in"])
+@pytest.mark.parametrize("site", ["resid_mid", "mlp_in", "ln2_normalized"])
 @pytest.mark.parametrize("target", [0.0, 4.0, -4.0])
 def test_steering_equals_writing_the_change_into_the_mlp_outputs(tmp_path, site, target):
     model = tiny_model(tmp_path)

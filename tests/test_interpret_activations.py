@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "relu": {},
     "jumprelu": {"jump": True},
     "mlp_in": {"input_site": "mlp_in"},
+    "ln2_normalized": {"input_site": "ln2_normalized"},
 }
 
 
@@ -61,7 +62,14 @@ def _by_pruning(model: LanguageModel, transcoder: Transcoder) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("kind", "gemma"), [("relu", False), ("jumprelu", False), ("mlp_in", False), ("jumprelu", True)]
+    ("kind", "gemma"),
+    [
+        ("relu", False),
+        ("jumprelu", False),
+        ("mlp_in", False),
+        ("ln2_normalized", True),
+        ("jumprelu", True),
+    ],
 )
 def test_equal_what_pruning_sees(kind: str, gemma: bool) -> None:
     model = _model(gemma)

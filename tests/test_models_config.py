@@ -81,6 +81,106 @@ GEMMA_2_2B: dict[str, Any] = {
     "use_cache": True,
     "vocab_size": 256000,
 }
+# Qwen/Qwen3-0.6B.
+QWEN3_0_6B: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 28,
+    "model_type": "qwen3",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.0",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+# google/gemma-3-1b-pt.
+GEMMA_3_1B: dict[str, Any] = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": None,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": 1,
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "initializer_range": 0.02,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "model_type": "gemma3_text",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.50.0.dev0",
+    "use_cache": True,
+    "vocab_size": 262144,
+}
+# google/gemma-3-4b-it.
+GEMMA_3_4B: dict[str, Any] = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "boi_token_index": 255999,
+    "eoi_token_index": 256000,
+    "eos_token_id": [1, 106],
+    "image_token_index": 262144,
+    "initializer_range": 0.02,
+    "mm_tokens_per_image": 256,
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.50.0.dev0",
+    "vision_config": {
+        "hidden_size": 1152,
+        "image_size": 896,
+        "intermediate_size": 4304,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+}
+PUBLISHED = {
+    "llama-3.2-1b": LLAMA_3_2_1B,
+    "gemma-2-2b": GEMMA_2_2B,
+    "gemma-3-1b": GEMMA_3_1B,
+    "gemma-3-4b": GEMMA_3_4B,
+    "qwen3-0.6b": QWEN3_0_6B,
+}
 ROPE = LLAMA_3_2_1B["rope_scaling"]
 NO_ROPE = {**LLAMA_3_2_1B, "rope_theta": None, "rope_scaling": None}
 
@@ -101,9 +201,24 @@ def read(path: Path) -> Read:
     return read_raw
 
 
-def test_published_files_are_the_presets(read: Read):
-    assert read(LLAMA_3_2_1B) == PRESETS["llama-3.2-1b"]
-    assert read(GEMMA_2_2B) == PRESETS["gemma-2-2b"]
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_published_files_are_the_presets(preset: str, read: Read):
+    assert read(PUBLISHED[preset]) == PRESETS[preset]
+
+
+def test_a_late_window(read: Read):
+    """Qwen's window counts where it is switched on, from a layer on or where `layer_types` says."""
+    switched_off = {**QWEN3_0_6B, "sliding_window": 4096, "max_window_layers": 3}
+    assert read(switched_off) == PRESETS["qwen3-0.6b"]
+    late = read({**switched_off, "use_sliding_window": True})
+    assert late.sliding_window == 4096
+    assert late.sliding_layers == (False,) * 3 + (True,) * 25
+    unused = {**switched_off, "use_sliding_window": True, "max_window_layers": 28}
+    assert read(unused) == PRESETS["qwen3-0.6b"]
+    kinds = ["full_attention", "sliding_attention"] * 14
+    named = {**switched_off, "use_sliding_window": True, "layer_types": kinds}
+    assert read(named).sliding_layers == (False, True) * 14
+    assert read({**QWEN3_0_6B, "layer_types": kinds[:1] * 28}) == PRESETS["qwen3-0.6b"]
 
 
 def test_new_spelling_is_the_same_config(read: Read):
@@ -119,6 +234,26 @@ def test_spellings_that_agree_may_stand_beside_each_other(read: Read):
     both = {**LLAMA_3_2_1B, "rope_parameters": {**ROPE, "rope_theta": 500000.0}}
     assert read(both) == PRESETS["llama-3.2-1b"]
     assert read({**both, "rope_theta": None, "rope_scaling": {}}) == PRESETS["llama-3.2-1b"]
+
+
+def test_two_ropes(read: Read):
+    """Gemma 3's in both spellings; without a word they are the class's."""
+    new = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    text = {**GEMMA_3_4B["text_config"], "rope_scaling": None, "rope_parameters": new}
+    assert read({**GEMMA_3_4B, "text_config": text}) == PRESETS["gemma-3-4b"]
+    both = {**text, "rope_scaling": GEMMA_3_4B["text_config"]["rope_scaling"], "rope_theta": 1e6}
+    assert read({**GEMMA_3_4B, "text_config": both}) == PRESETS["gemma-3-4b"]
+    without = {key: value for key, value in GEMMA_3_1B.items() if not key.startswith("rope_")}
+    assert read(without) == PRESETS["gemma-3-1b"]
+    kinds = [f"{'sliding' if (i + 1) % 6 else 'full'}_attention" for i in range(26)]
+    named = {**GEMMA_3_1B, "layer_types": kinds, "sliding_window_pattern": None}
+    assert read(named) == PRESETS["gemma-3-1b"]
+    odd = {**GEMMA_3_1B, "rope_local_base_freq": 5e3, "sliding_window_pattern": 2}
+    assert read(odd).local_rope_theta == 5e3
+    assert read(odd).sliding_layers == (True, False) * 13
 
 
 def test_without_a_base_rope_has_the_default(read: Read):
@@ -182,7 +317,10 @@ def test_unparse_and_parse_of_what_presets_lack(read: Read):
         sliding_layers=(True,) * 26,
         rope_scaling=Llama3Rope(2.0, 1.0, 4.0, 8192),
     )
-    for config in (llama, gemma):
+    qwen = replace(
+        PRESETS["qwen3-4b"], sliding_window=512, sliding_layers=(False,) * 9 + (True,) * 27
+    )
+    for config in (llama, gemma, qwen):
         assert read(FAMILIES[config.family].unparse(config)) == config
 
 
@@ -209,6 +347,25 @@ REFUSED = [
     (LLAMA_3_2_1B, {"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequence"),
     (LLAMA_3_2_1B, {"architectures": "LlamaForCausalLM"}, "architectures"),
     (GEMMA_2_2B, {"model_type": "gemma3_text"}, "'gemma3_text'"),
+    (GEMMA_3_4B, {"model_type": "gemma3_text"}, "'gemma3_text'"),
+    (GEMMA_3_1B, {"model_type": "gemma3"}, "'gemma3'"),
+    (GEMMA_3_4B, {"text_config": None}, "`text_config`"),
+    (GEMMA_3_4B, {"text_config": {"model_type": "gemma2"}}, "`text_config`"),
+    (GEMMA_3_4B, {"text_config": {"some_new_flag": 1}}, "`some_new_flag`"),
+    (GEMMA_3_4B, {"quantization_config": {"bits": 4}}, "`quantization_config`"),
+    (GEMMA_3_4B, {"tie_word_embeddings": False}, "`tie_word_embeddings`"),
+    (GEMMA_3_1B, {"sliding_window": None}, "`sliding_window`"),
+    (GEMMA_3_1B, {"sliding_window_pattern": "6"}, "`sliding_window_pattern`"),
+    (GEMMA_3_1B, {"use_bidirectional_attention": True}, "`use_bidirectional_attention`"),
+    (GEMMA_3_1B, {"rope_local_base_freq": 0}, "`rope_local_base_freq`"),
+    (GEMMA_3_1B, {"rope_parameters": {"rope_theta": 1e6}}, "`rope_parameters`"),
+    (GEMMA_3_1B, {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention"),
+    (GEMMA_3_1B, {"rope_parameters": {"full_attention": 3}}, "`rope_parameters`"),
+    (
+        GEMMA_3_1B,
+        {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+        "sliding layers",
+    ),
     # Attributes that change the forward pass in ways that are not handled.
     (LLAMA_3_2_1B, {"attention_bias": True}, "`attention_bias`"),
     (LLAMA_3_2_1B, {"mlp_bias": True}, "`mlp_bias`"),
@@ -224,7 +381,9 @@ REFUSED = [
     (LLAMA_3_2_1B, {"pruned_heads": {"0": [1]}}, "`pruned_heads`"),
     # RoPE.
     (LLAMA_3_2_1B, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
-    (LLAMA_3_2_1B, {"rope_scaling": {"type": "linear", "factor": 4.0}}, "'linear'"),
+    (LLAMA_3_2_1B, {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "'dynamic'"),
+    (LLAMA_3_2_1B, {"rope_scaling": {"type": "linear", "factor": -4.0}}, "'linear'"),
+    (LLAMA_3_2_1B, {"rope_scaling": {"type": "linear"}}, "'linear'"),
     (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "extra": 1}}, "extra"),
     (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "factor": "32"}}, "'32'"),
     (LLAMA_3_2_1B, {"rope_scaling": {**ROPE, "factor": 0}}, "RoPE scaling"),
@@ -266,6 +425,14 @@ REFUSED = [
     (GEMMA_2_2B, {"layer_types": ["chunked_attention"] * 26}, "`layer_types`"),
     (GEMMA_2_2B, {"layer_types": 26}, "`layer_types`"),
     (GEMMA_2_2B, {"layer_types": [["full_attention"]] * 26}, "`layer_types`"),
+    (QWEN3_0_6B, {"attention_bias": True}, "`attention_bias`"),
+    (QWEN3_0_6B, {"layer_types": ["sliding_attention"] * 28}, "`use_sliding_window`"),
+    (QWEN3_0_6B, {"use_sliding_window": True, "max_window_layers": "3"}, "`max_window_layers`"),
+    (
+        QWEN3_0_6B,
+        {"use_sliding_window": True, "max_window_layers": 3, "sliding_window": 0.5},
+        "`sliding_window`",
+    ),
 ]
 
 
@@ -274,7 +441,7 @@ def test_refused_by_name(raw: dict, change: dict, named: str, read: Read, path: 
     refuses(lambda: read({**raw, **change}), path, named)
 
 
-@pytest.mark.parametrize("raw", [LLAMA_3_2_1B, GEMMA_2_2B], ids=["llama", "gemma2"])
+@pytest.mark.parametrize("raw", PUBLISHED.values(), ids=PUBLISHED)
 def test_every_attribute_may_hold_nonsense(raw: dict, read: Read):
     """Whatever is put in place of a value, the file is read or refused."""
     for key in raw:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pie_jax.models.config import ModelConfig
+from pie_jax.models.families import FAMILIES
 from pie_jax.models.loader import load_transformer, read_config
 from pie_jax.models.transformer import Outputs
 
@@ -50,10 +51,11 @@ def test_cases_cover_what_checkpoints_differ_in():
     configs = [config_of(case) for case in CASES]
     shared = {(c.family, c.num_heads // c.num_kv_heads, c.num_kv_heads == 1) for c in configs}
     kinds = {(1, False), (2, False), (4, True)}  # MHA, GQA, MQA
-    assert shared == {(family, *kind) for family in ("llama", "gemma2") for kind in kinds}
-    assert {(c.family, c.tie_embeddings) for c in configs} == {
-        (family, tied) for family in ("llama", "gemma2") for tied in (True, False)
+    assert shared >= {(family, *kind) for family in ("llama", "gemma2") for kind in kinds}
+    assert {(c.family, c.tie_embeddings) for c in configs} >= {
+        (family, tied) for family in ("llama", "gemma2", "qwen3") for tied in (True, False)
     }
+    assert {c.family for c in configs} == set(FAMILIES)
     length = ARRAYS[f"{CASES[0]}/tokens"].shape[1]
     assert all(c.sliding_window < length for c in configs if c.sliding_window is not None)
     assert {c.rope_scaling is None for c in configs if c.family == "llama"} == {True, False}
@@ -77,6 +79,14 @@ MUTATIONS = [
     ("gemma2-gqa-tied", {"sliding_layers": (False, True)}),
     ("gemma2-mqa-tied", {"sliding_layers": (False, False, False, False)}),
     ("gemma2-mha-untied", {"sliding_layers": (True, False, True)}),
+    ("qwen3-gqa-tied", {"norm_eps": 1e-6}),
+    ("qwen3-untied-late-window", {"sliding_layers": ()}),
+    ("gemma3-gqa-tied", {"local_rope_theta": None}),
+    ("gemma3-gqa-tied", {"rope_scaling": None}),
+    ("gemma3-gqa-tied", {"query_scale": None}),
+    ("gemma3-mqa-multimodal", {"local_rope_theta": 1000.0}),
+    ("gemma3-mqa-multimodal", {"rope_scaling": None}),
+    ("gemma3-mqa-multimodal", {"sliding_layers": (False, False)}),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,12 +17,17 @@ from safetensors.numpy import load_file, save_file
 
 from pie_jax.models.families import FAMILIES
 from pie_jax.models.loader import load_model, load_transformer, read_config, save_model
-from pie_jax.models.tokenizer import load_tokenizer
+from pie_jax.models.tokenizer import FirstToken, load_tokenizer
 from pie_jax.models.transformer import Transformer, abstract_transformer
+from pie_jax.placement import leaf_name
 
 TIED = "models/llama-mha-tied"
 SHARDED = "models/llama-gqa-untied-llama3"
-CASES = [TIED, SHARDED, "models/gemma2-gqa-tied", "models/gemma2-mha-untied"]
+CASES = [
+    *(TIED, SHARDED, "models/gemma2-gqa-tied", "models/gemma2-mha-untied"),
+    *("models/qwen3-gqa-tied", "models/qwen3-untied-late-window", "models/gemma3-gqa-tied"),
+]
+MULTIMODAL = "models/gemma3-mqa-multimodal"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 FLOAT32 = jnp.dtype("float32")
 
@@ -59,8 +65,9 @@ def test_the_key_map_names_every_leaf_once(family: str, golden: Path):
     for case in CASES:
         config = read_config(golden / case / "config.json")
         if config.family == family:
-            state = nnx.to_flat_state(nnx.state(abstract_transformer(config)))
-            names |= {".".join(map(str, path)) for path, _ in state}
+            for tied in (True, False):
+                model = abstract_transformer(replace(config, tie_embeddings=tied))
+                names |= {leaf_name(path) for path, _ in nnx.to_flat_state(nnx.state(model))}
     entries = FAMILIES[family].tensors
     assert names == set(entries)
     assert len({entry.name for entry in entries.values()}) == len(entries)
@@ -79,6 +86,8 @@ def test_save_and_load(case: str, dtype: str, golden: Path, tmp_path: Path):
     stored, back = {}, load_file(tmp_path / "saved" / "model.safetensors")
     for path in (golden / case).glob("*.safetensors"):
         stored.update(load_file(path))
+    if model.config.tie_embeddings:
+        stored.pop("lm_head.weight", None)  # the embedding a second time
     assert stored.keys() == back.keys()
     for name, value in stored.items():
         np.testing.assert_array_equal(back[name], value.astype(dtype).astype(back[name].dtype))
@@ -160,6 +169,47 @@ def test_a_tied_model_may_store_its_embedding_twice(tied: Path):
 
     edit(tied / "model.safetensors", change)
     refuses(lambda: load(tied), tied, "`lm_head.weight`", "`tie_word_embeddings`")
+
+
+def test_the_text_of_a_multimodal_model(copied: Callable[[str], Path], tmp_path: Path):
+    """Under the hub's names and transformers' newer ones, or alone; images are not read."""
+    folder = copied(MULTIMODAL)
+    path = folder / "model.safetensors"
+    expected = load(folder)
+    tensors = load_file(path)
+    assert any(name.startswith("vision_tower.") for name in tensors)
+    newer = {
+        "language_model.model.": "model.language_model.",
+        "language_model.lm_head.": "lm_head.",
+        "vision_tower.": "model.vision_tower.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+    }
+    for old, new in newer.items():
+        tensors = {name.replace(old, new, 1): value for name, value in tensors.items()}
+    save_file(tensors, path)
+    jax.tree.map(np.testing.assert_array_equal, load(folder), expected)
+    save_model(expected, tmp_path / "alone")
+    alone = load(tmp_path / "alone")
+    assert alone.config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, alone, expected)
+    name = "model.language_model.norm.weight"
+    edit(path, lambda t: t.update({"model.norm.weight": t[name].copy()}))
+    refuses(lambda: load(folder), folder, "`model.norm.weight`", f"`{name}`", "twice")
+
+
+def test_broken_tensors_of_a_multimodal_model(copied: Callable[[str], Path]):
+    """Named as the file names them."""
+    folder = copied(MULTIMODAL)
+    name = "language_model.model.norm.weight"
+    bad = np.full(32, np.nan, np.float32)
+    edit(folder / "model.safetensors", lambda t: t.update({name: bad}))
+    refuses(lambda: load(folder), f"`{name}`", "NaN")
+    edit(folder / "model.safetensors", lambda t: t.update({name: bad[:8].copy()}))
+    refuses(lambda: load(folder), f"`{name}`", "[8]")
+    extra = "language_model.model.extra.weight"
+    good = np.ones(32, np.float32)
+    edit(folder / "model.safetensors", lambda t: t.update({name: good, extra: good}))
+    refuses(lambda: load(folder), f"`{extra}`", "belong to nothing")
 
 
 def test_untied_model_without_its_head(tied: Path):
@@ -270,9 +320,21 @@ class TestFolders:
         assert with_template[0] == without._inner.bos_token_id
 
     def test_tokenizer_without_bos(self, folder: Path):
+        """What circuit-tracer puts there: padding, else EOS, else another special token."""
         (folder / "special_tokens_map.json").unlink()
-        edit_json(folder / "tokenizer_config.json", bos_token=None)
         edit_json(folder / "tokenizer.json", post_processor=None)
+        changes: dict = {f"{kind}_token": None for kind in ("bos", "pad", "eos", "unk")}
+        kinds = {"pad": "pad", "eos": "eos", "unk": "special"}
+        spelled = {"pad": "<s>", "eos": "</s>", "unk": "<unk>"}
+        for kind, token in spelled.items():
+            only = {**changes, f"{kind}_token": token}
+            edit_json(folder / "tokenizer_config.json", **only)
+            tokenizer = load_tokenizer(folder)
+            first, *rest = tokenizer.encode("When Anna")
+            assert tokenizer.first_token() == FirstToken(first, token, kinds[kind])
+            assert tokenizer.decode(rest).strip() == "When Anna"
+            assert tokenizer.encode(f"{token}When Anna") == [first, *rest]
+        edit_json(folder / "tokenizer_config.json", **changes)
         refuses(lambda: load_tokenizer(folder).encode("When Anna"), folder, "BOS")
 
 

@@ -179,7 +179,7 @@ def test_lrp_rules():
 
 def test_mlp_inputs_are_the_normalised_streams(loaded: Loaded):
     out = forward(loaded.model, loaded.tokens[0])
-    inputs = loaded.model.mlp_inputs(out.resid_mid)
+    inputs = loaded.model.transcoder_inputs(out.resid_mid, "mlp_in")
     name = "pre_feedforward" if loaded.config.post_norms else "post_attention"
     for layer in range(loaded.config.num_layers):
         for t in (0, 7):
@@ -188,6 +188,10 @@ def test_mlp_inputs_are_the_normalised_streams(loaded: Loaded):
                 f"model.layers.{layer}.{name}_layernorm.weight",
             )
             np.testing.assert_allclose(inputs[layer, t], theirs, atol=1e-5)
+    plain = np.asarray(loaded.model.transcoder_inputs(out.resid_mid, "ln2_normalized"), np.float64)
+    x = np.asarray(out.resid_mid, np.float64)
+    size = np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + loaded.config.norm_eps)
+    np.testing.assert_allclose(plain, x / size, atol=1e-5)
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only():
@@ -224,6 +228,17 @@ def test_embedding_scale_is_rounded_to_the_weights_dtype(golden: Path):
         ("llama-3.2-3b", 3_212_749_824),
         ("gemma-2-2b", 2_614_341_888),
         ("gemma-2-9b", 9_241_705_984),
+        ("gemma-3-270m", 268_098_176),
+        ("gemma-3-1b", 999_885_952),
+        # The published sizes hold 416,866,032 for images and the projection between the two.
+        ("gemma-3-4b", 4_300_079_472 - 416_866_032 - 2560 * 1152 - 1152),
+        ("gemma-3-12b", 12_187_325_040 - 416_866_032 - 3840 * 1152 - 1152),
+        ("gemma-3-27b", 27_432_406_640 - 416_866_032 - 5376 * 1152 - 1152),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("qwen3-4b", 4_022_468_096),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen3-14b", 14_768_307_200),
     ],
 )
 def test_parameter_counts(preset: str, count: int):

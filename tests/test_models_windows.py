@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from prune_helpers import tiny_model
+from prune_helpers import ARITHMETIC, tiny_model
 
 from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.models.transformer import Transformer
@@ -27,9 +27,9 @@ LENGTH = 12
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma"])
+@pytest.fixture(scope="module", params=ARITHMETIC)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
-    return tiny_model(tmp_path_factory.mktemp("model"), gemma=request.param == "gemma").transformer
+    return tiny_model(tmp_path_factory.mktemp("model"), **ARITHMETIC[request.param]).transformer
 
 
 def tokens(model: Transformer, seed: int = 0) -> jax.Array:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prune_helpers import columns, places, prepare, tiny_model, tiny_pairs, tiny_transcoder
+from prune_helpers import (
+    ARITHMETIC,
+    columns,
+    places,
+    prepare,
+    tiny_model,
+    tiny_pairs,
+    tiny_transcoder,
+)
 
 import pie_jax
 from pie_jax.prune import inputs as inputs_module
@@ -116,11 +124,10 @@ def late(pair: Pair, count: int, seed: int) -> Pair:
     return replace(pair, corrupted=tuple(versions))
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma"])
+@pytest.fixture(scope="module", params=ARITHMETIC)
 def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    gemma = request.param == "gemma"
-    model = tiny_model(tmp_path_factory.mktemp("model"), gemma=gemma)
-    return model, tiny_transcoder(model, jump=gemma)
+    model = tiny_model(tmp_path_factory.mktemp("model"), **ARITHMETIC[request.param])
+    return model, tiny_transcoder(model, jump=request.param == "gemma")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""A per-layer `transcoder_set` folder through the whole stage: reads `mlp_in`, writes its own
-layer only."""
+"""A per-layer `transcoder_set` folder through the whole stage: reads each input site, writes its
+own layer only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,13 @@ PAIRS = tiny_pairs(LENGTHS)
 OPTIONS = PruneOptions(methods=("fap", "factp", "random"), budgets=(6,), batch_size=2)
 # Logits reach twenty in float32.
 TOLERANCE = 1e-4
-INPUTS = {"mlp_in": "mlp.hook_in", "resid_mid": "hook_resid_mid"}
+INPUTS = {
+    "mlp_in": "mlp.hook_in",
+    "ln2_normalized": "ln2.hook_normalized",
+    "resid_mid": "hook_resid_mid",
+}
+
+SITES = [("mlp_in", True), ("ln2_normalized", True), ("resid_mid", False)]
 
 
 @dataclass(eq=False)
@@ -44,7 +50,7 @@ class Case:
     tables: dict[str, Columns]
 
 
-@pytest.fixture(scope="module", params=[("mlp_in", True), ("resid_mid", False)], ids=str)
+@pytest.fixture(scope="module", params=SITES, ids=str)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """A folder with thresholds that reads the MLPs' inputs, and a ReLU one as CLTs read."""
     site, jump = request.param
@@ -85,10 +91,12 @@ def slow_activations(case: Case, text: str) -> np.ndarray:
     tokens = jnp.asarray(case.model.tokenizer.encode(text))
     model, config = case.model.transformer, case.model.config
     x = np.asarray(model.streams(tokens).resid_mid, np.float64)
-    if case.transcoder.config.input_site == "mlp_in":
+    site = case.transcoder.config.input_site
+    if site != "resid_mid":
+        x = x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_eps)
+    if site == "mlp_in":
         weight = np.asarray(model.blocks.mlp_norm.weight[...], np.float64) + config.norm_offset
-        square = np.mean(x**2, axis=-1, keepdims=True)
-        x = x / np.sqrt(square + config.norm_eps) * weight[:, None]
+        x = x * weight[:, None]
     out = []
     for at_layer, arrays in zip(x, case.transcoder.encoder_arrays, strict=True):
         pre = at_layer @ arrays.weight.T.astype(np.float64) + arrays.bias

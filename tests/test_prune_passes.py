@@ -222,15 +222,16 @@ def test_metrics_read_the_last_real_position(case: Case):
         assert float(ours) == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("site", ["resid_mid", "mlp_in"])
+@pytest.mark.parametrize("site", ["resid_mid", "mlp_in", "ln2_normalized"])
 def test_transcoder_inputs(case: Case, site: str):
     model, tokens = case.inputs.problem.model, case.inputs.prompts.tokens
     ours = np.asarray(transcoder_inputs(model, tokens, site))
     for row in PROMPTS:
         theirs = np.asarray(model.streams(tokens[row]).resid_mid)
-        if site == "mlp_in":
+        if site != "resid_mid":
             config = model.config
             weight = np.asarray(model.blocks.mlp_norm.weight[...]) + config.norm_offset
+            weight = weight if site == "mlp_in" else np.ones_like(weight)
             square = np.mean(theirs.astype(np.float64) ** 2, axis=-1, keepdims=True)
             theirs = theirs / np.sqrt(square + config.norm_eps) * weight[:, None]
         np.testing.assert_allclose(ours[row], theirs, atol=1e-5, rtol=1e-5)

@@ -22,6 +22,16 @@ class Llama3Rope:
 
 
 @dataclass(frozen=True)
+class LinearRope:
+    """Every frequency divided by one factor."""
+
+    factor: float
+
+
+RopeScaling = Llama3Rope | LinearRope
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes and switches of a decoder-only transformer.
 
@@ -40,11 +50,15 @@ class ModelConfig:
     norm_eps: float
     rope_theta: float
     max_positions: int
-    rope_scaling: Llama3Rope | None = None
+    rope_scaling: RopeScaling | None = None
+    # Gemma-3's sliding layers have a base of their own, which is not scaled.
+    local_rope_theta: float | None = None
     tie_embeddings: bool = True
     activation: Activation = "silu"
     # Gemma's RMSNorm multiplies by (1 + weight).
     norm_offset: float = 0.0
+    # An RMSNorm over each head of queries and keys, before they are rotated.
+    qk_norm: bool = False
     # Gemma-2 normalises each block's output as well as its input.
     post_norms: bool = False
     # Gemma multiplies embeddings by sqrt(D), rounded to the embedding's dtype.
@@ -62,13 +76,18 @@ class ModelConfig:
         return self.head_dim**-0.5 if self.query_scale is None else self.query_scale
 
 
-def rope_frequencies(config: ModelConfig) -> np.ndarray:
-    """Return the rotary angle per position, [K / 2] in radians, with llama3 scaling applied."""
+def rope_frequencies(config: ModelConfig, *, local: bool = False) -> np.ndarray:
+    """Return the rotary angle per position, [K / 2] in radians, scaling applied; `local` of the
+    sliding layers, where theirs differ."""
     exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    if local and config.local_rope_theta is not None:
+        return (1.0 / config.local_rope_theta**exponent).astype(np.float32)
     frequencies = 1.0 / config.rope_theta**exponent
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies.astype(np.float32)
+    if isinstance(scaling, LinearRope):
+        return (frequencies / scaling.factor).astype(np.float32)
     wavelength = 2 * math.pi / frequencies
     context = scaling.original_max_position_embeddings
     # 1 keeps a frequency as it is (short waves), 0 divides it by the factor (long waves).
@@ -122,9 +141,73 @@ def _gemma_2(num_layers: int, d_model: int, d_mlp: int, heads: int, kv_heads: in
     )
 
 
+def _gemma_3(
+    layers: int,
+    d_model: int,
+    d_mlp: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int = 256,
+    query_scalar: int = 256,
+    *,
+    small: bool = False,
+) -> ModelConfig:
+    return ModelConfig(
+        family="gemma3_text",
+        vocab_size=262144 if small else 262208,
+        num_layers=layers,
+        d_model=d_model,
+        d_mlp=d_mlp,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        norm_eps=1e-6,
+        rope_theta=1e6,
+        rope_scaling=None if small else LinearRope(8.0),
+        local_rope_theta=1e4,
+        max_positions=32768 if small else 131072,
+        activation="gelu_tanh",
+        norm_offset=1.0,
+        qk_norm=True,
+        post_norms=True,
+        scale_embeddings=True,
+        query_scale=query_scalar**-0.5,
+        sliding_window=512 if small else 1024,
+        sliding_layers=tuple((layer + 1) % 6 != 0 for layer in range(layers)),
+    )
+
+
+def _qwen_3(layers: int, d_model: int, d_mlp: int, heads: int, *, tied: bool) -> ModelConfig:
+    return ModelConfig(
+        family="qwen3",
+        vocab_size=151936,
+        num_layers=layers,
+        d_model=d_model,
+        d_mlp=d_mlp,
+        num_heads=heads,
+        num_kv_heads=8,
+        head_dim=128,
+        norm_eps=1e-6,
+        rope_theta=1e6,
+        max_positions=40960,
+        tie_embeddings=tied,
+        qk_norm=True,
+    )
+
+
 PRESETS: dict[str, ModelConfig] = {
     "llama-3.2-1b": _LLAMA_3_2_1B,
     "llama-3.2-3b": replace(_LLAMA_3_2_1B, num_layers=28, d_model=3072, num_heads=24, head_dim=128),
     "gemma-2-2b": _gemma_2(26, 2304, 9216, 8, 4),
     "gemma-2-9b": _gemma_2(42, 3584, 14336, 16, 8),
+    "gemma-3-270m": _gemma_3(18, 640, 2048, 4, 1, small=True),
+    "gemma-3-1b": _gemma_3(26, 1152, 6912, 4, 1, small=True),
+    "gemma-3-4b": _gemma_3(34, 2560, 10240, 8, 4),
+    "gemma-3-12b": _gemma_3(48, 3840, 15360, 16, 8),
+    "gemma-3-27b": _gemma_3(62, 5376, 21504, 32, 16, 128, 168),
+    "qwen3-0.6b": _qwen_3(28, 1024, 3072, 16, tied=True),
+    "qwen3-1.7b": _qwen_3(28, 2048, 6144, 16, tied=True),
+    "qwen3-4b": _qwen_3(36, 2560, 9728, 32, tied=True),
+    "qwen3-8b": _qwen_3(36, 4096, 12288, 32, tied=False),
+    "qwen3-14b": _qwen_3(40, 5120, 17408, 40, tied=False),
 }

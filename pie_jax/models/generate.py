@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.layers import scan_layers
-from pie_jax.models.transformer import KeyValues, Transformer, rotation
+from pie_jax.models.transformer import KeyValues, Transformer, read_at, rotation
 from pie_jax.programs import program
 
 
@@ -59,7 +59,7 @@ def generate(
     """Return the likeliest continuation of every prompt, `new_tokens` ids each.
 
     `tokens` are padded on the right, `length` [B] counts BOS; `site` is what the steered feature
-    reads (`resid_mid` or `mlp_in`). What follows an end token is the caller's to cut off.
+    reads (see `read_at`). What follows an end token is the caller's to cut off.
     """
 
     def one(tokens: Array, length: Array) -> Array:
@@ -107,14 +107,14 @@ def extend(
         x, change = carry
         block, slides, keys, values, index = inputs
         mask = jnp.where(slides, local, causal)
-        q, k, v = block.attention.project(block.attention_norm(x, FULL), turns)
+        q, k, v = block.attention.project(block.attention_norm(x, FULL), turns.of(slides), FULL)
         keys = jax.lax.dynamic_update_slice(keys, k, (start, 0, 0))
         values = jax.lax.dynamic_update_slice(values, v, (start, 0, 0))
         attended = block.attention.attend(q, [KeyValues(keys, values, mask)], FULL)
         resid_mid = block.add_attention(x, attended, FULL)
         x = resid_mid + block.mlp_output(resid_mid, FULL)
         if steering is not None:
-            read = block.mlp_norm(resid_mid, FULL) if site == "mlp_in" else resid_mid
+            read = read_at(site, block.mlp_norm, resid_mid)
             here = steering.change(read, positions)
             change = jnp.where(index == steering.layer, here, change)
             x = x + change[:, None] * steering.rows[index]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from pie_jax.hub import resolve_folder
 from pie_jax.models import orbax_folder
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.families import FAMILIES, Family
-from pie_jax.models.families.base import Fields, Tensor
+from pie_jax.models.families.base import Fields, Tensor, Wrapper
 from pie_jax.models.tokenizer import Tokenizer, load_tokenizer
 from pie_jax.models.transformer import Transformer, abstract_transformer
 from pie_jax.placement import leaf_name, place_weight
@@ -56,6 +57,17 @@ class LanguageModel:
             for path in self.folder.iterdir()
             if path.suffix == ".safetensors" or path.name in _FILES
         )
+
+
+class Stored(NamedTuple):
+    """A tensor of a file, by the file's name for it."""
+
+    file: TensorFile
+    name: str
+
+    def tensor(self, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """Return a view of the tensor, which must have the shape."""
+        return self.file.tensor(self.name, shape)
 
 
 def load_model(
@@ -98,15 +110,8 @@ def read_config(path: Path) -> ModelConfig:
         raise InputError(f"{path}: not valid JSON ({error}); fetch it again.") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: must hold one JSON object.")
-    family = FAMILIES.get(str(raw.get("model_type")))
-    architectures = raw.get("architectures")
-    if family is None or architectures not in (None, [family.architecture]):
-        known = ", ".join(f"{f.model_type} ({f.architecture})" for f in FAMILIES.values())
-        raise InputError(
-            f"{path}: model type {raw.get('model_type')!r} with architectures {architectures} is "
-            f"not handled; known are {known}."
-        )
-    fields = Fields(raw, str(path))
+    family, wrapper = _recognised(raw, path)
+    fields = Fields(raw, str(path)) if wrapper is None else _text_fields(raw, family, wrapper, path)
     config = family.parse(fields)
     fields.finish()
     if config.num_heads % config.num_kv_heads or config.head_dim % 2:
@@ -117,12 +122,43 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
+def _recognised(raw: dict, path: Path) -> tuple[Family, Wrapper | None]:
+    """Return the family that a config.json names, and what it is wrapped in."""
+    kind, architectures = raw.get("model_type"), raw.get("architectures")
+    known = []
+    for family in FAMILIES.values():
+        for wrapper in (None, family.wrapper) if family.wrapper else (None,):
+            named = family if wrapper is None else wrapper
+            if kind == named.model_type and architectures in (None, [named.architecture]):
+                return family, wrapper
+            known.append(f"{named.model_type} ({named.architecture})")
+    raise InputError(
+        f"{path}: model type {kind!r} with architectures {architectures} is not handled; known are "
+        f"{', '.join(known)}."
+    )
+
+
+def _text_fields(raw: dict, family: Family, wrapper: Wrapper, path: Path) -> Fields:
+    """Return what a multimodal config.json says about text, the rest of it checked."""
+    outer, text = Fields(raw, str(path)), raw.get("text_config")
+    for key in ("text_config", *wrapper.idle):
+        outer.get(key)
+    outer.expect("tie_word_embeddings", (True,))
+    outer.finish()
+    if not isinstance(text, dict) or text.get("model_type") not in (None, family.model_type):
+        raise InputError(
+            f"{path}: `text_config` must be the settings of a {family.model_type}, but it is "
+            f"{text!r}."
+        )
+    return Fields(text, f"{path}, text_config")
+
+
 def load_transformer(
     folder: Path, config: ModelConfig, dtype: jnp.dtype, mesh: Mesh | None = None
 ) -> Transformer:
     """Fill a transformer from the safetensors of a folder, every tensor exactly once."""
     family = FAMILIES[config.family]
-    where = _tensor_files(folder)
+    where = _renamed(folder, _tensor_files(folder), family)
     graph, state = nnx.split(abstract_transformer(config, dtype))
     leaves, used = [], set[str]()
     flat = nnx.to_flat_state(state)
@@ -132,7 +168,7 @@ def load_transformer(
         _check_map(folder, where, names, used)
         read = _reader(entry, names, where, leaf, config)
         leaves.append((path, leaf.replace(place_weight(mesh, leaf_name(path), leaf.shape, read))))
-    _check_all_used(folder, where, used, config)
+    _check_all_used(folder, where, used, family, config)
     return nnx.merge(graph, nnx.from_flat_state(leaves))
 
 
@@ -151,7 +187,22 @@ def _checkpoint_names(entry: Tensor, config: ModelConfig) -> Iterator[str]:
         yield entry.name.format(layer)
 
 
-def _check_map(folder: Path, where: dict[str, TensorFile], names: list[str], used: set) -> None:
+def _renamed(folder: Path, files: dict[str, TensorFile], family: Family) -> dict[str, Stored]:
+    """Return where each tensor is by the family's own name for it."""
+    where: dict[str, Stored] = {}
+    for name, file in files.items():
+        own = family.rename(name)
+        if own in where:
+            raise InputError(
+                f"{folder}: `{name}` and `{where[own].name}` are the same tensor twice; fetch the "
+                "checkpoint again."
+            )
+        if own is not None:
+            where[own] = Stored(file, name)
+    return where
+
+
+def _check_map(folder: Path, where: dict[str, Stored], names: list[str], used: set) -> None:
     missing = [name for name in names if name not in where]
     if missing:
         raise InputError(
@@ -165,14 +216,14 @@ def _check_map(folder: Path, where: dict[str, TensorFile], names: list[str], use
 
 
 def _check_all_used(
-    folder: Path, where: dict[str, TensorFile], used: set[str], config: ModelConfig
+    folder: Path, where: dict[str, Stored], used: set[str], family: Family, config: ModelConfig
 ) -> None:
     left = set(where) - used
     # Some files of tied models carry the embedding a second time.
     tied = "lm_head.weight"
     if config.tie_embeddings and tied in left:
-        embedding = where["model.embed_tokens.weight"].tensor("model.embed_tokens.weight")
-        if not np.array_equal(where[tied].tensor(tied), embedding):
+        embedding = where[family.tensors["embedding"].name].tensor()
+        if not np.array_equal(where[tied].tensor(), embedding):
             raise InputError(
                 f"{folder}: config.json ties the embeddings, but `{tied}` differs from them; set "
                 "`tie_word_embeddings` to false."
@@ -183,14 +234,14 @@ def _check_all_used(
     if left:
         raise InputError(
             f"{folder}: {len(left)} tensors belong to nothing in this model, the first is "
-            f"`{min(left)}`; is config.json the checkpoint's own?"
+            f"`{min(where[name].name for name in left)}`; is config.json the checkpoint's own?"
         )
 
 
 def _reader(
     entry: Tensor,
     names: list[str],
-    where: dict[str, TensorFile],
+    where: dict[str, Stored],
     leaf: nnx.Variable,
     config: ModelConfig,
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
@@ -198,7 +249,7 @@ def _reader(
     shape, stacked = tuple(leaf.shape), "{}" in entry.name
     views = []
     for name in names:
-        tensor = where[name].tensor(name, entry.shape(config))
+        tensor = where[name].tensor(entry.shape(config))
         turned = tensor.T if entry.transpose else tensor
         views.append(turned.reshape(shape[1:] if stacked else shape))
 
@@ -207,7 +258,8 @@ def _reader(
         parts = list(zip(names, views, strict=True))[layers]
         host = np.empty((len(parts), *parts[0][1][rest].shape), leaf.dtype)
         for out, (name, view) in zip(host, parts, strict=True):
-            require_finite(view[rest], f"{where[name].path}: tensor `{name}`")
+            stored = where[name]
+            require_finite(view[rest], f"{stored.file.path}: tensor `{stored.name}`")
             out[...] = view[rest]
         return host if stacked else host[0]
 

@@ -1,4 +1,8 @@
-"""Tokenizers through transformers, with PIE's rule for the first token."""
+"""Tokenizers through transformers, with PIE's rule for the first token.
+
+A tokenizer without BOS (Qwen's) puts another special token in its place, the one that
+circuit-tracer takes: padding, else EOS, else any. It is called BOS all the same.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,27 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pie_jax.errors import InputError
 from pie_jax.tensor_files import require_no_pointer
 
 _FILES = ("tokenizer.json", "tokenizer.model")
+
+
+Kind = Literal["bos", "pad", "eos", "special"]
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """The token in front of every prompt; `kind` is `bos`, or what stands in for a missing one."""
+
+    id: int
+    token: str
+    kind: Kind
 
 
 class Tokenizer:
@@ -35,6 +52,7 @@ class Tokenizer:
             )
         self._in_front = _ids_in_front(inner, plain, self._special)
         self._anchor = _anchor(inner, plain)
+        self._bos = _bos(inner, self._vocab_size)
 
     def encode(self, text: str) -> list[int]:
         """Return a prompt's ids, BOS in front once, whether or not the text spells it.
@@ -43,7 +61,7 @@ class Tokenizer:
         Raises `InputError` where there is no BOS, or a token that the model does not have.
         """
         ids = self._plain(text)
-        bos = self._inner.bos_token_id
+        bos = None if self._bos is None else self._bos[0]
         if self._in_front:
             while bos in self._in_front and ids[:1] == [bos]:
                 ids = ids[1:]
@@ -53,8 +71,18 @@ class Tokenizer:
                 ids = ids[1:]
             return ids
         if bos is None:
-            raise InputError(f"{self.source}: the tokenizer has no BOS token, which PIE needs.")
+            raise InputError(
+                f"{self.source}: the tokenizer has no BOS token, which PIE needs, and no other "
+                "special one to stand in for it; add one that the model was trained with."
+            )
         return [bos, *ids]
+
+    def first_token(self) -> FirstToken | None:
+        """Return what is put in front of prompts, None where there is nothing that could be."""
+        bos, own = self._bos, self._in_front[:1]
+        if own and (bos is None or own != [bos[0]]):
+            bos = (own[0], "special")
+        return None if bos is None else FirstToken(bos[0], self.token(bos[0]), bos[1])
 
     def answer_id(self, text: str) -> int | None:
         """Return the id of an answer that is exactly one token, else None."""
@@ -149,6 +177,19 @@ def _tokenizer_class(folder: Path) -> Any:
         if isinstance(found, dict) and found.get("tokenizer_class") == plain:
             return getattr(transformers, plain)
     return transformers.AutoTokenizer
+
+
+def _bos(inner: Any, vocab_size: int) -> tuple[int, Kind] | None:
+    """Return BOS, or else the first special token that the model has, in circuit-tracer's order."""
+    if inner.bos_token_id is not None:
+        return int(inner.bos_token_id), "bos"
+    others: list[tuple[int | None, Kind]] = [
+        (inner.pad_token_id, "pad"),
+        (inner.eos_token_id, "eos"),
+        *((index, "special") for index in inner.all_special_ids),
+    ]
+    found = ((index, kind) for index, kind in others if index is not None and index < vocab_size)
+    return next(found, None)
 
 
 def _plain_tokens(inner: Any, special: frozenset[int]) -> list[tuple[str, int]]:

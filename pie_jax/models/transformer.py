@@ -7,6 +7,7 @@ V vocabulary. Batches come from `jax.vmap` outside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -48,14 +49,33 @@ class Outputs(NamedTuple):
 class Norm(nnx.Module):
     """RMS norm in float32; the weight counts from `offset`."""
 
-    def __init__(self, config: ModelConfig, dtype: DTypeLike = jnp.float32):
-        self.weight = nnx.Param(jnp.full((config.d_model,), 1.0 - config.norm_offset, dtype))
+    def __init__(
+        self, config: ModelConfig, dtype: DTypeLike = jnp.float32, size: int | None = None
+    ):
+        shape = (config.d_model if size is None else size,)
+        self.weight = nnx.Param(jnp.full(shape, 1.0 - config.norm_offset, dtype))
         self.offset, self.eps = config.norm_offset, config.norm_eps
 
-    def __call__(self, x: Float[Array, "T D"], rule: GradientRule) -> Float[Array, "T D"]:
-        scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+    def __call__(self, x: Float[Array, "*T D"], rule: GradientRule) -> Float[Array, "*T D"]:
         weight = self.weight[...].astype(jnp.float32) + self.offset
-        return x * rule.norm_scale(scale) * weight
+        return self.normalized(x, rule) * weight
+
+    def normalized(self, x: Float[Array, "*T D"], rule: GradientRule) -> Float[Array, "*T D"]:
+        """Return the stream divided by its size, before the weight."""
+        scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return x * rule.norm_scale(scale)
+
+
+class Turns(NamedTuple):
+    """Cosine and sine of the angles by which heads are rotated at T positions; `local` those of
+    sliding layers, where they differ."""
+
+    full: Float[Array, "T 2 half"]
+    local: Float[Array, "T 2 half"] | None
+
+    def of(self, slides: Bool[Array, ""]) -> Float[Array, "T 2 half"]:
+        """Return a layer's."""
+        return self.full if self.local is None else jnp.where(slides, self.local, self.full)
 
 
 class KeyValues(NamedTuple):
@@ -76,6 +96,8 @@ class Attention(nnx.Module):
         self.key = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
         self.value = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
         self.output = nnx.Param(_INIT(rngs.params(), (h, k, d), dtype))
+        self.query_norm = Norm(config, dtype, k) if config.qk_norm else None
+        self.key_norm = Norm(config, dtype, k) if config.qk_norm else None
         self.config = config
 
     def __call__(
@@ -85,15 +107,19 @@ class Attention(nnx.Module):
         mask: Bool[Array, "T T"],
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
-        q, k, v = self.project(x, turns)
+        q, k, v = self.project(x, turns, rule)
         return self.attend(q, [KeyValues(k, v, mask)], rule)
 
     def project(
-        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"]
+        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"], rule: GradientRule
     ) -> tuple[Float[Array, "T H K"], Float[Array, "T G K"], Float[Array, "T G K"]]:
-        """Return queries, keys and values, the first two rotated."""
-        q = rotate(_project("td,dhk->thk", x, self.query), turns)
-        k = rotate(_project("td,dgk->tgk", x, self.key), turns)
+        """Return queries, keys and values, the first two normalised where asked, and rotated."""
+
+        def turned(x: Array, norm: Norm | None) -> Array:
+            return rotate(x if norm is None else norm(x, rule), turns)
+
+        q = turned(_project("td,dhk->thk", x, self.query), self.query_norm)
+        k = turned(_project("td,dgk->tgk", x, self.key), self.key_norm)
         return q, k, _project("td,dgk->tgk", x, self.value)
 
     def attend(
@@ -213,15 +239,19 @@ class Transformer(nnx.Module):
         def layer(x, inputs):
             block, slides, delta = inputs
             mask = jnp.where(slides, local, causal)
-            x, resid_mid, mlp_out = block(x, turns, mask, rule, delta)
+            x, resid_mid, mlp_out = block(x, turns.of(slides), mask, rule, delta)
             return x, (resid_mid, mlp_out)
 
         x, (resid_mid, mlp_out) = scan_layers(layer, x, self.blocks, sliding, mlp_delta)
         return Streams(x, resid_mid, mlp_out)
 
-    def mlp_inputs(self, resid_mid: Float[Array, "L T D"]) -> Float[Array, "L T D"]:
-        """Return the normalised inputs of every MLP, which some transcoders read."""
-        return jax.vmap(lambda norm, x: norm(x, FULL))(self.blocks.mlp_norm, resid_mid)
+    def transcoder_inputs(
+        self, resid_mid: Float[Array, "L T D"], site: str
+    ) -> Float[Array, "L T D"]:
+        """Return what a transcoder reads at an input site (`read_at`) in every layer."""
+        if site == "resid_mid":
+            return resid_mid
+        return jax.vmap(lambda norm, x: read_at(site, norm, x))(self.blocks.mlp_norm, resid_mid)
 
     def embed(self, tokens: Int[Array, " T"]) -> Float[Array, "T D"]:
         """Look tokens up, [T, D] in float32."""
@@ -264,10 +294,23 @@ class Transformer(nnx.Module):
         return Outputs(logits, streams.resid_mid, streams.mlp_out)
 
 
-def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Float[Array, "T 2 half"]:
-    """Return cosine and sine of the angles by which heads at some positions are rotated."""
-    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config))
-    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+def read_at(site: str, mlp_norm: Norm, resid_mid: Float[Array, "T D"]) -> Float[Array, "T D"]:
+    """Return what a transcoder reads in one layer: `resid_mid`, the MLP's input `mlp_in`, or
+    `ln2_normalized`, that input before the norm's weight."""
+    if site == "resid_mid":
+        return resid_mid
+    return mlp_norm(resid_mid, FULL) if site == "mlp_in" else mlp_norm.normalized(resid_mid, FULL)
+
+
+def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Turns:
+    """Return by which angles heads at some positions are rotated."""
+
+    def turns(local: bool) -> Float[Array, "T 2 half"]:
+        frequencies = jnp.asarray(rope_frequencies(config, local=local))
+        angles = positions.astype(jnp.float32)[:, None] * frequencies
+        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+    return Turns(turns(False), None if config.local_rope_theta is None else turns(True))
 
 
 def rotate(x: Float[Array, "T N K"], turns: Float[Array, "T 2 half"]) -> Float[Array, "T N K"]:
@@ -282,6 +325,7 @@ def abstract_transformer(config: ModelConfig, dtype: DTypeLike = jnp.float32) ->
     return nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0), dtype))
 
 
+@cache
 def parameter_count(config: ModelConfig) -> int:
     """Count the parameters that a config leads to, tied ones once."""
     leaves = jax.tree.leaves(nnx.state(abstract_transformer(config), nnx.Param))

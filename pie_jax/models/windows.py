@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.layers import layer_of, scan_layers
-from pie_jax.models.transformer import Block, KeyValues, Transformer, rotation
+from pie_jax.models.transformer import Block, KeyValues, Transformer, Turns, rotation
 
 
 class Record(NamedTuple):
@@ -49,7 +49,7 @@ class Places(NamedTuple):
     """Where W positions stand: their `rotation`, and which recorded and own keys they see, once for
     layers that see everything and once for sliding ones."""
 
-    turns: Float[Array, "W 2 half"]
+    turns: Turns
     recorded: tuple[Bool[Array, "W T"], Bool[Array, "W T"]]
     own: tuple[Bool[Array, "W W"], Bool[Array, "W W"]]
 
@@ -61,7 +61,9 @@ def record(model: Transformer, tokens: Int[Array, " T"]) -> Record:
 
     def layer(x, inputs):
         block, slides = inputs
-        q, k, v = block.attention.project(block.attention_norm(x, FULL), places.turns)
+        q, k, v = block.attention.project(
+            block.attention_norm(x, FULL), places.turns.of(slides), FULL
+        )
         own = KeyValues(k, v, _pick(places.own, slides))
         resid_mid = block.add_attention(x, block.attention.attend(q, [own], FULL), FULL)
         return resid_mid + block.mlp_output(resid_mid, FULL), (x, resid_mid, k, v)
@@ -158,7 +160,7 @@ def window_layer(
 
     P = W; with `last`, only that position is computed beyond keys and values, and P = 1.
     """
-    q, k, v = block.attention.project(block.attention_norm(x, rule), places.turns)
+    q, k, v = block.attention.project(block.attention_norm(x, rule), places.turns.of(slides), rule)
     masks = [_pick(places.recorded, slides), _pick(places.own, slides)]
     if last is not None:
         x, q, *masks = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, q, *masks))

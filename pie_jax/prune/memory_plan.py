@@ -15,6 +15,7 @@ from pie_jax.buckets import coarse
 from pie_jax.kernels import TILE
 from pie_jax.kernels.writes import _CHUNK
 from pie_jax.models.config import ModelConfig
+from pie_jax.models.transformer import parameter_count
 from pie_jax.prune.inputs import _STREAM_BYTES
 from pie_jax.prune.occurrences import _LEAST_BLOCKS, _LEAST_TILES, occurrences_class
 from pie_jax.prune.options import PruneOptions
@@ -66,10 +67,7 @@ def block_parameters(config: ModelConfig) -> int:
 
 def model_bytes(shapes: Shapes) -> int:
     """Return the size of the model's weights on the device."""
-    config = shapes.model
-    norms = (4 if config.post_norms else 2) * config.num_layers + 1
-    words = (1 if config.tie_embeddings else 2) * config.vocab_size
-    return shapes.weight * (block_parameters(config) + (norms + words) * config.d_model)
+    return shapes.weight * parameter_count(shapes.model)
 
 
 def encoder_bytes(shapes: Shapes) -> int:

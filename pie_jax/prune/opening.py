@@ -117,9 +117,11 @@ def run_record(run: Run, batches: int) -> dict[str, Any]:
     """Return what a run's record says beside its config and seconds."""
     mesh = run.transcoder.mesh
     named = (("model", run.model), ("transcoder", run.transcoder))
+    first = run.model.tokenizer.first_token()
     return {
         # Where later stages find them, from whatever folder they are started.
         "folders": {what: str(one.folder.resolve()) for what, one in named if one.name != DEMO},
+        "first_token": None if first is None else asdict(first),
         "pairs": len(run.encoded),
         "batches": batches,
         "skipped": dict(Counter(pair.reason for pair in run.skipped)),

@@ -38,8 +38,7 @@ def transcoder_inputs(model: Transformer, tokens: Int[Array, "B T"], site: str) 
     """Return what a transcoder reads on each prompt, [B, L, T, D] in float32."""
 
     def one(tokens: Array) -> Array:
-        resid_mid = model.streams(tokens).resid_mid
-        return model.mlp_inputs(resid_mid) if site == "mlp_in" else resid_mid
+        return model.transcoder_inputs(model.streams(tokens).resid_mid, site)
 
     return jax.vmap(one)(tokens)
 
@@ -80,7 +79,7 @@ def read_windows(
     """Run each clean prompt once, and its corrupted versions from position `start` on alone."""
 
     def inputs(resid_mid: Array) -> Array:
-        return model.mlp_inputs(resid_mid) if site == "mlp_in" else resid_mid
+        return model.transcoder_inputs(resid_mid, site)
 
     def one(prompt: Prompt, others: Array | None, start: Array) -> Reading:
         recorded = record(model, prompt.tokens)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 FeatureActivation = Literal["relu", "jumprelu"]
-# What a feature reads: the stream before the MLP's norm, or the MLP's normalised input.
-InputSite = Literal["resid_mid", "mlp_in"]
+# What a feature reads: the stream before the MLP's norm, the MLP's normalised input, or that before
+# the norm's weight.
+InputSite = Literal["resid_mid", "mlp_in", "ln2_normalized"]
 # Where it writes: the MLP's output after its post-norm, or before one.
 OutputSite = Literal["after_post_norm", "before_post_norm"]
 

@@ -1,4 +1,4 @@
-"""Tiny random Llama and Gemma-2 models made with transformers; needs the `parity` extra."""
+"""Tiny random models of every family made with transformers; needs the `parity` extra."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 VOCABULARY = 97
@@ -37,6 +43,20 @@ _LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 _CAPS = {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 5.0}
+_GEMMA3 = {
+    "sliding_window": 5,
+    "query_pre_attn_scalar": 12,
+    "rope_theta": 1000.0,
+    "rope_local_base_freq": 50.0,
+}
+_IMAGES = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 8,
+    "patch_size": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,71 @@ CASES = (
         new_spelling=True,
         layer_types=True,
     ),
+    Case(
+        "qwen3-gqa-tied",
+        "qwen3",
+        # Heads that do not add up to the hidden size, as Qwen3-0.6B's and 4B's.
+        {
+            **_heads(2, 1, 24),
+            "num_hidden_layers": 2,
+            "rope_theta": 1000.0,
+            "rms_norm_eps": 0.01,
+            "tie_word_embeddings": True,
+        },
+        dtype="bfloat16",
+    ),
+    Case(
+        "qwen3-untied-late-window",
+        "qwen3",
+        {
+            **_heads(4, 4),
+            "num_hidden_layers": 3,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+            "tie_word_embeddings": False,
+        },
+        dtype="bfloat16",
+        new_spelling=True,
+        layer_types=True,
+    ),
+    Case(
+        "gemma3-gqa-tied",
+        "gemma3_text",
+        {
+            **_heads(4, 2),
+            **_GEMMA3,
+            "num_hidden_layers": 3,
+            "sliding_window_pattern": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "rms_norm_eps": 0.01,
+        },
+        dtype="bfloat16",
+    ),
+    Case(
+        "gemma3-mqa-multimodal",
+        "gemma3",
+        {
+            **_heads(4, 1),
+            **_GEMMA3,
+            "num_hidden_layers": 2,
+            "layer_types": ["full_attention", "sliding_attention"],
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        },
+        dtype="bfloat16",
+        new_spelling=True,
+        layer_types=True,
+    ),
 )
+
+
+_CLASSES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3": (Gemma3Config, Gemma3ForConditionalGeneration),
+    "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
 
 
 def build(case: Case, seed: int) -> PreTrainedModel:
@@ -146,15 +230,17 @@ def build(case: Case, seed: int) -> PreTrainedModel:
     Weights are large enough that norms, soft caps, windows and RoPE scaling all show in the
     logits.
     """
-    kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "gemma2": (Gemma2Config, Gemma2ForCausalLM)}
-    config_class, model_class = kinds[case.family]
-    model = model_class(config_class(**_SIZES, **case.config, attn_implementation="eager"))
+    settings = {**_SIZES, **case.config}
+    if case.family == "gemma3":
+        settings = {"text_config": settings, "vision_config": _IMAGES, "mm_tokens_per_image": 4}
+    config_class, model_class = _CLASSES[case.family]
+    model = model_class(config_class(**settings, attn_implementation="eager"))
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             values = rng.standard_normal(parameter.shape).astype(np.float32)
             if "norm" in name:
-                values = 0.3 * values + (0.0 if case.family == "gemma2" else 1.0)
+                values = 0.3 * values + (0.0 if "gemma" in case.family else 1.0)
             else:
                 values = values * (0.6 if "embed" in name or "lm_head" in name else 0.25)
             on_disk = torch.from_numpy(values).to(getattr(torch, case.dtype))
@@ -169,7 +255,7 @@ def random_tokens(seed: int, prompts: int = 2) -> np.ndarray:
 
 def observe(model: PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
     """Return logits [P, T, V], and `resid_mid` and `mlp_out` [P, L, T, D] of P prompts."""
-    gemma = model.config.model_type == "gemma2"
+    gemma = "gemma" in model.config.model_type
     resid_mid, mlp_out = [], []
 
     def keep_input(_module: Any, inputs: tuple, _output: Any) -> None:
@@ -179,7 +265,7 @@ def observe(model: PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]
         mlp_out.append(output.numpy())
 
     hooks = []
-    for layer in model.model.layers:
+    for layer in getattr(model.model, "language_model", model.model).layers:
         reads = layer.pre_feedforward_layernorm if gemma else layer.post_attention_layernorm
         writes = layer.post_feedforward_layernorm if gemma else layer.mlp
         hooks.append(reads.register_forward_hook(keep_input))
@@ -208,12 +294,23 @@ def write(model: PreTrainedModel, case: Case, folder: Path) -> None:
 
 def respell(raw: dict[str, Any], case: Case) -> dict[str, Any]:
     """Return a config.json in the old or the new spelling, whichever transformers wrote it."""
+    if "text_config" in raw:
+        text = respell(raw["text_config"], case)
+        # As published: without what equals the defaults.
+        usual = Gemma3TextConfig().to_dict()
+        text = {key: value for key, value in text.items() if value != usual.get(key)}
+        return {**raw, "text_config": {**text, "model_type": "gemma3_text"}}
     raw = {key: value for key, value in raw.items() if key not in ("dtype", "torch_dtype")}
     rope = {"rope_type": "default", **(raw.pop("rope_parameters", None) or {})}
     theta = raw.pop("rope_theta", None) or rope.pop("rope_theta")
     scaling = raw.pop("rope_scaling", None) or (rope if rope["rope_type"] != "default" else None)
     if not case.layer_types:
         raw.pop("layer_types", None)
+    if case.new_spelling and "rope_local_base_freq" in raw:
+        local = {"rope_type": "default", "rope_theta": raw.pop("rope_local_base_freq")}
+        full = {**(scaling or rope), "rope_theta": theta}
+        raw["rope_parameters"] = {"full_attention": full, "sliding_attention": local}
+        return {**raw, "dtype": case.dtype}
     if case.new_spelling:
         raw["rope_parameters"] = {**(scaling or rope), "rope_theta": theta}
         return {**raw, "dtype": case.dtype}

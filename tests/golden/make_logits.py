@@ -1,6 +1,6 @@
 """Make tests/golden/models and tests/golden/logits.npz with transformers.
 
-    pip install -e '.[parity]' && python tests/golden/make_logits.py
+    pip install -e '.[parity]' && python tests/golden/make_logits.py [CASE ...]
 
 What it wrote is committed, so that the tests need neither torch nor this script.
 """
@@ -8,6 +8,8 @@ What it wrote is committed, so that the tests need neither torch nor this script
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,17 @@ from hf_models import CASES, build, observe, random_tokens, write
 HERE = Path(__file__).parent
 
 
-def main() -> None:
-    """Write every case's checkpoint and what transformers computes with it."""
+def main(names: Sequence[str]) -> None:
+    """Write the named cases' checkpoints, or all, and what transformers computes with them."""
     golden: dict[str, np.ndarray] = {}
-    shutil.rmtree(HERE / "models", ignore_errors=True)
+    if names:
+        with np.load(HERE / "logits.npz") as stored:
+            golden.update(stored)
+    else:
+        shutil.rmtree(HERE / "models", ignore_errors=True)
     for seed, case in enumerate(CASES):
+        if names and case.name not in names:
+            continue
         model, tokens = build(case, seed), random_tokens(seed)
         write(model, case, HERE / "models" / case.name)
         seen = observe(model, tokens)
@@ -33,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,6 +1,6 @@
 """Model families: one file each, entered in `FAMILIES`."""
 
-from pie_jax.models.families import gemma2, llama
+from pie_jax.models.families import gemma2, gemma3, llama, qwen3
 from pie_jax.models.families.base import Family
 
 FAMILIES: dict[str, Family] = {
@@ -8,6 +8,8 @@ FAMILIES: dict[str, Family] = {
     for family in (
         llama.FAMILY,
         gemma2.FAMILY,
+        gemma3.FAMILY,
+        qwen3.FAMILY,
     )
 }
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from pie_jax.errors import InputError
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.families.base import (
     Family,
     Fields,
     Tensor,
     common_tensors,
-    norm,
+    parse_layer_types,
     parse_rope,
+    post_norms,
+    unparse_layer_types,
     unparse_rope,
 )
-
-_LAYER_TYPES = {"sliding_attention": True, "full_attention": False}
 
 
 def parse(fields: Fields) -> ModelConfig:
@@ -49,22 +48,8 @@ def parse(fields: Fields) -> ModelConfig:
         attention_softcap=fields.number_or_none("attn_logit_softcapping"),
         final_softcap=fields.number_or_none("final_logit_softcapping"),
         sliding_window=fields.need("sliding_window", int),
-        sliding_layers=_sliding_layers(fields, layers),
+        sliding_layers=parse_layer_types(fields, layers, lambda layer: layer % 2 == 0),
     )
-
-
-def _sliding_layers(fields: Fields, layers: int) -> tuple[bool, ...]:
-    """Read `layer_types`; older files lack it: even layers slide."""
-    kinds = fields.get("layer_types")
-    if kinds is None:
-        return tuple(layer % 2 == 0 for layer in range(layers))
-    known = isinstance(kinds, list) and all(str(kind) in _LAYER_TYPES for kind in kinds)
-    if not known or len(kinds) != layers:
-        raise InputError(
-            f"{fields.source}: `layer_types` must name {layers} layers out of "
-            f"{sorted(_LAYER_TYPES)}, but it is {kinds!r}."
-        )
-    return tuple(_LAYER_TYPES[kind] for kind in kinds)
 
 
 def unparse(config: ModelConfig) -> dict[str, Any]:
@@ -91,18 +76,10 @@ def unparse(config: ModelConfig) -> dict[str, Any]:
         "attn_logit_softcapping": config.attention_softcap,
         "final_logit_softcapping": config.final_softcap,
         "sliding_window": config.sliding_window,
-        "layer_types": [
-            "sliding_attention" if slides else "full_attention" for slides in config.sliding_layers
-        ],
+        "layer_types": unparse_layer_types(config),
     }
 
 
-_LAYER = "model.layers.{}."
-_TENSORS: dict[str, Tensor] = {
-    **common_tensors(),
-    "blocks.attention_post_norm.weight": norm(_LAYER + "post_attention_layernorm.weight"),
-    "blocks.mlp_norm.weight": norm(_LAYER + "pre_feedforward_layernorm.weight"),
-    "blocks.mlp_post_norm.weight": norm(_LAYER + "post_feedforward_layernorm.weight"),
-}
+_TENSORS: dict[str, Tensor] = {**common_tensors(), **post_norms()}
 
 FAMILY = Family("gemma2", "Gemma2ForCausalLM", parse, unparse, _TENSORS)

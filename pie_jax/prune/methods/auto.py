@@ -12,7 +12,7 @@ import numpy as np
 
 from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.methods.base import Method
-from pie_jax.prune.search.fallback import best_of
+from pie_jax.prune.search.fallback import best_of, exact_kl
 from pie_jax.prune.search.found import Search
 from pie_jax.prune.search.task_search import TaskSearch
 from pie_jax.prune.selection import Selection
@@ -22,8 +22,9 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     """Return the better of the grown and the learned circuit for every budget, then exchanged, or
     that of FAP or RelP where it is better still."""
     search = Search(inputs, budgets, least=min(budgets), from_worth=True)
-    found = search.selections(search.exchanged(search.learned_from_worth()))
-    return best_of(inputs, budgets, found)
+    circuits = search.exchanged(search.learned_from_worth())
+    found = search.selections(circuits)
+    return best_of(inputs, budgets, found, exact_kl(inputs, budgets, found, circuits))
 
 
 def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,18 @@ def run_method(
     if scores is None:
         assert method.scores is not None
         scores = method.scores(inputs)
-    return [top_selection(inputs, scores, budget) for budget in budgets]
+    return top_selections(inputs, scores, budgets)
+
+
+def top_selections(
+    inputs: PruneInputs, scores: np.ndarray, budgets: tuple[int, ...]
+) -> list[Selection]:
+    """Keep the K largest scores by magnitude in each prompt for every budget, ranked once where
+    smaller sets are the beginnings of larger ones."""
+    if inputs.options.scope_layers != "global":
+        return [top_selection(inputs, scores, budget) for budget in budgets]
+    widest = top_selection(inputs, scores, max(budgets))
+    return [Selection(*(array[:, :budget] for array in widest)) for budget in budgets]
 
 
 def top_selection(inputs: PruneInputs, scores: np.ndarray, budget: int) -> Selection:

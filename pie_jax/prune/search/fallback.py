@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from pie_jax.mesh import fetch
 from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.methods.base import top_selection
+from pie_jax.prune.methods.base import top_selections
+from pie_jax.prune.search.circuits import Circuits
 from pie_jax.prune.selection import NOBODY, Selection
 
 # FAP and RelP: one gradient each.
@@ -19,22 +21,34 @@ _RULES = ("frozen", "relp")
 
 
 def best_of(
-    inputs: PruneInputs, budgets: tuple[int, ...], found: list[Selection]
+    inputs: PruneInputs, budgets: tuple[int, ...], found: list[Selection], kl: np.ndarray
 ) -> list[Selection]:
-    """Return for every prompt and budget the kept set of the least exact KL: the one `found`, or
-    that of a gradient score; of equal ones, the one found."""
-    scored = [
-        [top_selection(inputs, inputs.attribution(rule), budget) for budget in budgets]
-        for rule in _RULES
-    ]
-    choices = [found, *scored]
-    kl = inputs.kl_last(_stacked([one for choice in choices for one in choice], max(budgets)))
-    best = kl.reshape(len(kl), len(choices), len(budgets)).argmin(axis=1)
+    """Return for every prompt and budget the kept set of the least exact KL: the one `found`, whose
+    `kl` is [B, S] in nats, or that of a gradient score; of equal ones, the one found."""
+    choices = [found]
+    for rule in _RULES:
+        choices.append(top_selections(inputs, inputs.attribution(rule), budgets))
+    scored = inputs.kl_last(_stacked([one for choice in choices[1:] for one in choice], budgets))
+    every = np.concatenate([kl, scored], axis=1)
+    best = every.reshape(len(kl), len(choices), len(budgets)).argmin(axis=1)
     return [_picked([choice[s] for choice in choices], best[:, s]) for s in range(len(budgets))]
 
 
-def _stacked(selections: list[Selection], most: int) -> np.ndarray:
+def exact_kl(
+    inputs: PruneInputs, budgets: tuple[int, ...], found: list[Selection], circuits: Circuits
+) -> np.ndarray:
+    """Return the KL of kept sets [B, S] in nats: the circuits' own, measured again where a kept set
+    holds more than its circuit."""
+    kl, members = fetch(circuits.kl), fetch(circuits.members)
+    held = np.stack([(one.kept != NOBODY).sum(axis=1) for one in found], axis=1)
+    if (held == (members >= 0).sum(axis=2)).all():
+        return kl
+    return inputs.kl_last(_stacked(found, budgets))
+
+
+def _stacked(selections: list[Selection], budgets: tuple[int, ...]) -> np.ndarray:
     """Return the kept sets of all selections as one array [B, S, K]."""
+    most = max(budgets)
     kept = [one.kept for one in selections]
     wide = [np.pad(k, ((0, 0), (0, most - k.shape[1])), constant_values=NOBODY) for k in kept]
     return np.stack(wide, axis=1)

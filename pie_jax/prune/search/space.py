@@ -27,7 +27,7 @@ from pie_jax.prune.search.window import Window, open_window, window_kl
 from pie_jax.prune.selection import NOBODY
 
 TILE = 16
-_LEAST_TILES = 64
+_LEAST_TILES = 32
 # Points of the path from nothing to everything by which candidates are chosen.
 _POINTS = (0.0, 0.25, 0.5, 0.75)
 _EXACT = jax.lax.Precision.HIGHEST

@@ -14,7 +14,11 @@ from pie_jax.errors import InputError
 from pie_jax.transcoders.config import FeatureActivation, InputSite, OutputSite
 from pie_jax.transcoders.stored import Transcoder
 
-_INPUT_HOOKS: dict[str, InputSite] = {"hook_resid_mid": "resid_mid", "mlp.hook_in": "mlp_in"}
+_INPUT_HOOKS: dict[str, InputSite] = {
+    "hook_resid_mid": "resid_mid",
+    "mlp.hook_in": "mlp_in",
+    "ln2.hook_normalized": "ln2_normalized",
+}
 _OUTPUT_HOOKS: dict[str, OutputSite] = {
     "hook_mlp_out": "after_post_norm",
     "mlp.hook_out": "before_post_norm",
