@@ -111,7 +111,7 @@ def slow_product(table: np.ndarray, writes: Writes, gradient: np.ndarray) -> np.
 # All that a model may compute, in as few models as hold it.
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "llama": {},
-    "gemma": {"gemma": True, "qk_norm": True, "local_rope_theta": 30.0},
+    "gemma": {"gemma": True, "qk_norm": True, "local_rope_theta": 30.0, "qkv_bias": True},
 }
 WORDS = [f"w{index}" for index in range(3, 40)]
 
