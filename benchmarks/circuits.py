@@ -1,4 +1,4 @@
-"""How well circuits of every method do, beside each other: the README's tables.
+"""Circuits of every method side by side: the tables of docs/circuits-results.md.
 
 python -m benchmarks.circuits --json benchmarks/results/circuits.json
 """

@@ -1,4 +1,4 @@
-"""How well explanations without an LLM say when features fire: the README's table.
+"""Scores of explanations without an LLM: the table of docs/explanations-results.md.
 
 python -m benchmarks.explanations --json benchmarks/results/explanations.json
 """
