@@ -8,6 +8,7 @@ from pie_jax.kernels.attribution import gradient_times_write
 from pie_jax.kernels.encode import ActiveUnion, active_union, block_size
 from pie_jax.kernels.streamed import ByFeature, by_feature, streamed_gradient_times_write
 from pie_jax.kernels.tiles import TILE, Tiles, tiled_gradient_times_write, tiled_write
+from pie_jax.kernels.top import top_activations, top_union
 from pie_jax.kernels.writes import Writes, write, write_layer
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "streamed_gradient_times_write",
     "tiled_gradient_times_write",
     "tiled_write",
+    "top_activations",
+    "top_union",
     "write",
     "write_layer",
 ]

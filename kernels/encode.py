@@ -83,6 +83,14 @@ def active_union(
 def _activations(
     inputs: Array, weight: Array, bias: Array, threshold: Array | None = None
 ) -> Float[Array, "R T K"]:
+    pre = preactivations(inputs, weight, bias)
+    if threshold is None:
+        return jax.nn.relu(pre)
+    return jnp.where(pre > threshold.astype(jnp.float32), pre, 0.0)
+
+
+def preactivations(inputs: Array, weight: Array, bias: Array) -> Float[Array, "R T K"]:
+    """Return weight . x + bias of K features in float32, for inputs [R, T, D]."""
     product = jnp.einsum(
         "rtd,kd->rtk",
         inputs,
@@ -90,10 +98,7 @@ def _activations(
         preferred_element_type=jnp.float32,
         precision=jax.lax.Precision.HIGHEST if weight.dtype == jnp.float32 else None,
     )
-    pre = product + bias.astype(jnp.float32)
-    if threshold is None:
-        return jax.nn.relu(pre)
-    return jnp.where(pre > threshold.astype(jnp.float32), pre, 0.0)
+    return product + bias.astype(jnp.float32)
 
 
 def _append(found: ActiveUnion, bits: SetBits, activation: Array, start: Array) -> ActiveUnion:

@@ -19,6 +19,7 @@ _DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_NUMBERS = {**_DTYPES, "I64": np.dtype("<i8"), "I32": np.dtype("<i4")}
 _MOST_AXES = 8
 _POINTER = b"version https://git-lfs"
 # Values that are checked at a time: they stay in the processor's cache.
@@ -48,18 +49,32 @@ class TensorFile:
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
         """Return a memory map of a tensor, of the given shape if one is given."""
-        entry = self._entry(name)
-        found = tuple(entry["shape"])
+        found = tuple(self._entry(name)["shape"])
         if shape is not None and found != shape:
             raise InputError(
                 f"{self.path}: tensor `{name}` has shape {list(found)}, but {list(shape)} was "
                 "expected; the file does not belong to this config."
             )
-        dtype = _DTYPES.get(entry["dtype"])
+        return self._map(name, _DTYPES)
+
+    def number(self, name: str) -> float:
+        """Return the only number of a tensor, which may be a whole one."""
+        values = self._map(name, _NUMBERS)
+        if values.size != 1:
+            raise InputError(
+                f"{self.path}: tensor `{name}` must hold one number, but its shape is "
+                f"{list(values.shape)}."
+            )
+        return float(values.reshape(()))
+
+    def _map(self, name: str, known: Mapping[str, np.dtype]) -> np.ndarray:
+        entry = self._entry(name)
+        found = tuple(entry["shape"])
+        dtype = known.get(entry["dtype"])
         if dtype is None:
             raise InputError(
                 f"{self.path}: tensor `{name}` is stored as {entry['dtype']}; known are "
-                f"{', '.join(_DTYPES)}: convert the file first."
+                f"{', '.join(known)}: convert the file first."
             )
         begin, end = entry["data_offsets"]
         if end - begin != dtype.itemsize * math.prod(found):
@@ -72,7 +87,7 @@ class TensorFile:
         if name not in self._entries:
             raise InputError(
                 f"{self.path}: tensor `{name}` is missing; the file holds "
-                f"{_some(list(self._entries))}."
+                f"{some_names(list(self._entries))}."
             )
         return self._entries[name]
 
@@ -108,7 +123,8 @@ def _is_finite(values: np.ndarray) -> bool:
         return bool(np.isfinite(values.min()) and np.isfinite(values.max()))
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def some_names(names: list[str], most: int = 5) -> str:
+    """Return some of the names of a file's tensors, as an error shows them."""
     shown = ", ".join(f"`{name}`" for name in sorted(names)[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 

@@ -25,7 +25,7 @@ from pie_jax.prune.inputs import PruneInputs
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.step import Pruner
 from pie_jax.tasks import Pair, encode_pairs
-from pie_jax.transcoders.config import InputSite, TranscoderConfig
+from pie_jax.transcoders.config import InputSite, TopK, TranscoderConfig
 from pie_jax.transcoders.stored import EncoderArrays, Transcoder
 
 Columns = dict[str, np.ndarray]
@@ -111,7 +111,7 @@ def slow_product(table: np.ndarray, writes: Writes, gradient: np.ndarray) -> np.
 # All that a model may compute, in as few models as hold it.
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "llama": {},
-    "gemma": {"gemma": True, "qk_norm": True, "local_rope_theta": 30.0},
+    "gemma": {"gemma": True, "qk_norm": True, "local_rope_theta": 30.0, "qkv_bias": True},
 }
 WORDS = [f"w{index}" for index in range(3, 40)]
 
@@ -210,6 +210,7 @@ def tiny_transcoder(
     input_site: InputSite = "resid_mid",
     scale: float = 0.5,
     dtype: Any = np.float32,
+    top: TopK | None = None,
 ) -> Transcoder:
     """Return a random transcoder in memory; a lower `bias` leaves fewer features active."""
     rng = np.random.default_rng(seed)
@@ -221,6 +222,8 @@ def tiny_transcoder(
         cross_layer=cross_layer,
         input_site=input_site,
     )
+    if top is not None:
+        config = replace(config, activation="relu_topk" if top.relu else "topk", k=top.k)
 
     def draw(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(dtype)

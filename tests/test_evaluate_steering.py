@@ -10,6 +10,7 @@ from prune_helpers import ARITHMETIC, tiny_model, tiny_transcoder
 from pie_jax.evaluate.steering import Steerer, steering_of
 from pie_jax.interpret.records import FeatureKey
 from pie_jax.models.generate import generate
+from pie_jax.transcoders.config import TopK
 
 NEW = 6
 PROMPTS = [[1, 5, 9, 13], [1, 7, 30, 31, 32, 8, 4]]
@@ -50,11 +51,14 @@ def test_greedy_generation_with_a_cache_equals_without(tmp_path, kind):
     assert found.tolist() == [slow_generate(model, prompt) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("site", ["resid_mid", "mlp_in", "ln2_normalized"])
+@pytest.mark.parametrize("site", ["resid_mid", "mlp_in", "ln2_normalized", "topk"])
 @pytest.mark.parametrize("target", [0.0, 4.0, -4.0])
 def test_steering_equals_writing_the_change_into_the_mlp_outputs(tmp_path, site, target):
     model = tiny_model(tmp_path)
-    transcoder = tiny_transcoder(model, bias=0.5, jump=True, input_site=site)
+    if site == "topk":
+        site, transcoder = "resid_mid", tiny_transcoder(model, bias=0.5, top=TopK(6, relu=False))
+    else:
+        transcoder = tiny_transcoder(model, bias=0.5, jump=True, input_site=site)
     key = FeatureKey(1, 7)
     tokens, length = batch()
     steering = steering_of(transcoder, key, target)

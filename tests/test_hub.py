@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote
 
 import pytest
 from refusals import refuses
 
 import pie_jax
 from pie_jax.errors import PieError
-from pie_jax.hub import hash_files, resolve_folder
+from pie_jax.hub import fetch_file, hash_files, resolve_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "notes.md": b"no"}
@@ -29,6 +30,7 @@ def resolve(name: str | Path) -> Path:
 class Hub(BaseHTTPRequestHandler):
     """What huggingface_hub asks of the hub for one repository, or one answer to everything."""
 
+    files: ClassVar[dict[str, bytes]] = FILES
     status: ClassVar[int] = 200
     error_code: ClassVar[str] = ""
     asked: ClassVar[list[str]] = []
@@ -41,19 +43,21 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         self.asked.append(self.path)
-        name = self.path.split("?")[0].rsplit("/", 1)[-1]
+        name = unquote(self.path.split("?")[0]).partition("/resolve/")[2].partition("/")[2]
         if self.status != 200:
             self.send(self.status, b'{"error": "no"}', {"X-Error-Code": self.error_code}, body)
+        elif "/resolve/" in self.path and name not in self.files:
+            self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
         elif "/resolve/" in self.path:
-            content = FILES[name]
+            content = self.files[name]
             etag = f'"{hashlib.sha256(content).hexdigest()}"'
             self.send(200, content, {"ETag": etag, "X-Repo-Commit": COMMIT}, body)
         else:
-            siblings = [{"rfilename": file} for file in FILES]
+            siblings = [{"rfilename": file} for file in self.files]
             info = {"id": "owner/name", "sha": COMMIT, "siblings": siblings, "tags": []}
             tree = [
                 {"type": "file", "path": file, "size": len(content), "oid": "0" * 40}
-                for file, content in FILES.items()
+                for file, content in self.files.items()
             ]
             answer = tree if "/tree/" in self.path else info
             self.send(200, json.dumps(answer).encode(), {}, body)
@@ -94,6 +98,7 @@ def point_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int],
 def hub(point_at: Callable[[int], None]) -> Iterator[type[Hub]]:
     class Answers(Hub):
         asked: ClassVar[list[str]] = []
+        files: ClassVar[dict[str, bytes]] = dict(FILES)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -146,6 +151,47 @@ def test_a_repository_is_fetched_by_pattern(hub: type[Hub], revision: str | None
     assert any(f"/revision/{revision or 'main'}" in path for path in hub.asked)
 
 
+def subfolder(name: str, patterns: list[str]) -> Path:
+    return resolve_folder(name, demo="clt", patterns=patterns, what="transcoder", subfolders=True)
+
+
+def test_of_a_subfolder_only_what_is_asked_for_is_fetched(hub: type[Hub]):
+    hub.files |= {
+        "sets/a/config.yaml": b"a",
+        "sets/a/layer_0.safetensors": b"0",
+        "sets/b/config.yaml": b"b",
+        "config.yaml": b"root",
+    }
+    folder = subfolder("owner/name/sets/a@v1", ["config.yaml", "layer_*"])
+    assert any("/revision/v1" in path for path in hub.asked)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert found == {"config.yaml", "layer_0.safetensors"}
+    assert (folder / "config.yaml").read_bytes() == b"a"
+    assert not (folder.parents[1] / "config.yaml").exists()
+    refuses(lambda: subfolder("owner/name/sets/c", ["config.yaml"]), "`sets/c`", "owner/name")
+    # Of a model's id nothing may follow.
+    refuses(lambda: resolve("owner/name/sets/a"), "model `owner/name/sets/a`")
+
+
+def test_a_pattern_of_folders_is_fetched_and_taken(hub: type[Hub], tmp_path: Path):
+    hub.files |= {f"all/layer_{layer}_{kind}/p": b"x" for layer in range(2) for kind in ("a", "b")}
+    folder = subfolder("owner/name/all/layer_*_b", ["p"])
+    names = sorted(path.name for path in folder.parent.glob("*"))
+    assert names == ["layer_0_b", "layer_1_b"]
+    (tmp_path / "layer_0_a").mkdir()
+    assert subfolder(f"{tmp_path}/layer_*_a", []) == tmp_path / "layer_*_a"
+    refuses(lambda: subfolder(f"{tmp_path}/layer_*_c", []), "layer_*_c")
+
+
+def test_a_single_file_of_the_hub(hub: type[Hub]):
+    hub.files["layer_0/params.npz"] = b"numbers"
+    path = fetch_file("hf://owner/name/layer_0/params.npz?revision=v1", "config.yaml: lists")
+    assert path.read_bytes() == b"numbers"
+    assert any("/resolve/v1/" in asked for asked in hub.asked)
+    refuses(lambda: fetch_file("hf://owner/name/no.npz", "config.yaml: lists"), "hf://", "no.npz")
+    refuses(lambda: fetch_file("hf://owner", "config.yaml: lists"), "config.yaml: lists hf://owner")
+
+
 def test_the_cache_serves_without_the_hub(hub: type[Hub], point_at: Callable[[int], None]):
     folder = resolve("owner/name")
     with socket.socket() as closed:
@@ -182,6 +228,15 @@ def test_refusals_of_the_hub(hub: type[Hub], status: int, code: str, named: str)
 def test_failure_of_the_hub(hub: type[Hub]):
     hub.status = 400
     refuses(lambda: resolve("owner/name"), "model `owner/name`", kind=PieError)
+
+
+def test_files_of_one_name_are_hashed_under_their_folders(tmp_path: Path):
+    paths = [tmp_path / folder / "p" for folder in ("b", "a")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(path.parent.name)
+    digests = {f"{name}/p": hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
+    assert hash_files(paths) == digests
 
 
 def test_hash_files(tmp_path: Path):

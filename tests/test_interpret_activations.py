@@ -17,6 +17,7 @@ from pie_jax.interpret.records import FeatureKey
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.occurrences import OccurrenceFinder
 from pie_jax.prune.passes import transcoder_inputs
+from pie_jax.transcoders.config import TopK
 from pie_jax.transcoders.stored import Transcoder, load_encoder
 
 TOLERANCE = 1e-5
@@ -28,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "jumprelu": {"jump": True},
     "mlp_in": {"input_site": "mlp_in"},
     "ln2_normalized": {"input_site": "ln2_normalized"},
+    "topk": {"top": TopK(12, relu=True)},
 }
 
 
@@ -68,6 +70,7 @@ def _by_pruning(model: LanguageModel, transcoder: Transcoder) -> np.ndarray:
         ("jumprelu", False),
         ("mlp_in", False),
         ("ln2_normalized", True),
+        ("topk", False),
         ("jumprelu", True),
     ],
 )
@@ -81,7 +84,8 @@ def test_equal_what_pruning_sees(kind: str, gemma: bool) -> None:
     assert on_disk.dtype == np.float32
     # A JumpReLU's threshold decides alike, to the last occurrence.
     assert np.array_equal(on_disk > 0, expected > 0)
-    resident = tuple(load_encoder(arrays, "e") for arrays in transcoder.encoder_arrays)
+    top = transcoder.config.top
+    resident = tuple(load_encoder(arrays, "e", top=top) for arrays in transcoder.encoder_arrays)
     again = FeatureReader(model, replace(transcoder, resident=resident), KEYS)
     np.testing.assert_array_equal(again.read(*_tokens()), on_disk)
 

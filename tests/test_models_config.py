@@ -174,7 +174,59 @@ GEMMA_3_4B: dict[str, Any] = {
         "vision_use_head": False,
     },
 }
+# Qwen/Qwen2.5-0.5B.
+QWEN2_5_0_5B: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151643,
+    "hidden_act": "silu",
+    "hidden_size": 896,
+    "initializer_range": 0.02,
+    "intermediate_size": 4864,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 24,
+    "model_type": "qwen2",
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.1",
+    "use_cache": True,
+    "use_mrope": False,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+# mistralai/Mistral-7B-v0.1.
+MISTRAL_7B: dict[str, Any] = {
+    "architectures": ["MistralForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mistral",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.34.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
 PUBLISHED = {
+    "mistral-7b": MISTRAL_7B,
+    "qwen2.5-0.5b": QWEN2_5_0_5B,
     "llama-3.2-1b": LLAMA_3_2_1B,
     "gemma-2-2b": GEMMA_2_2B,
     "gemma-3-1b": GEMMA_3_1B,
@@ -254,6 +306,15 @@ def test_two_ropes(read: Read):
     odd = {**GEMMA_3_1B, "rope_local_base_freq": 5e3, "sliding_window_pattern": 2}
     assert read(odd).local_rope_theta == 5e3
     assert read(odd).sliding_layers == (True, False) * 13
+
+
+def test_a_window_of_all_layers(read: Read):
+    """Mistral's: null is none, and without a word it is the class's."""
+    config = read({**MISTRAL_7B, "sliding_window": None})
+    assert config == replace(PRESETS["mistral-7b"], sliding_window=None, sliding_layers=())
+    assert read(FAMILIES["mistral"].unparse(config)) == config
+    without = {key: value for key, value in MISTRAL_7B.items() if key != "sliding_window"}
+    assert read(without) == PRESETS["mistral-7b"]
 
 
 def test_without_a_base_rope_has_the_default(read: Read):
@@ -426,6 +487,8 @@ REFUSED = [
     (GEMMA_2_2B, {"layer_types": 26}, "`layer_types`"),
     (GEMMA_2_2B, {"layer_types": [["full_attention"]] * 26}, "`layer_types`"),
     (QWEN3_0_6B, {"attention_bias": True}, "`attention_bias`"),
+    (QWEN2_5_0_5B, {"use_mrope": True}, "`use_mrope`"),
+    (MISTRAL_7B, {"sliding_window": 0}, "`sliding_window`"),
     (QWEN3_0_6B, {"layer_types": ["sliding_attention"] * 28}, "`use_sliding_window`"),
     (QWEN3_0_6B, {"use_sliding_window": True, "max_window_layers": "3"}, "`max_window_layers`"),
     (

@@ -81,6 +81,7 @@ MUTATIONS = [
     ("gemma2-mha-untied", {"sliding_layers": (True, False, True)}),
     ("qwen3-gqa-tied", {"norm_eps": 1e-6}),
     ("qwen3-untied-late-window", {"sliding_layers": ()}),
+    ("mistral-gqa-untied-window", {"sliding_window": None}),
     ("gemma3-gqa-tied", {"local_rope_theta": None}),
     ("gemma3-gqa-tied", {"rope_scaling": None}),
     ("gemma3-gqa-tied", {"query_scale": None}),

@@ -15,6 +15,8 @@ from flax import nnx
 from refusals import refuses
 from safetensors.numpy import load_file, save_file
 
+from pie_jax.mesh import make_mesh
+from pie_jax.models import orbax_folder
 from pie_jax.models.families import FAMILIES
 from pie_jax.models.loader import load_model, load_transformer, read_config, save_model
 from pie_jax.models.tokenizer import FirstToken, load_tokenizer
@@ -26,6 +28,7 @@ SHARDED = "models/llama-gqa-untied-llama3"
 CASES = [
     *(TIED, SHARDED, "models/gemma2-gqa-tied", "models/gemma2-mha-untied"),
     *("models/qwen3-gqa-tied", "models/qwen3-untied-late-window", "models/gemma3-gqa-tied"),
+    *("models/qwen2-gqa-tied", "models/mistral-gqa-untied-window"),
 ]
 MULTIMODAL = "models/gemma3-mqa-multimodal"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
@@ -91,6 +94,17 @@ def test_save_and_load(case: str, dtype: str, golden: Path, tmp_path: Path):
     assert stored.keys() == back.keys()
     for name, value in stored.items():
         np.testing.assert_array_equal(back[name], value.astype(dtype).astype(back[name].dtype))
+
+
+@pytest.mark.parametrize("case", ["models/gemma3-gqa-tied", "models/qwen2-gqa-tied"])
+def test_meshes_and_conversion(case: str, golden: Path, tmp_path: Path):
+    """Every leaf on several devices, and as an orbax folder, is what the file holds."""
+    expected, mesh = load(golden / case), make_mesh("data=4,model=2")
+    spread = load_transformer(golden / case, expected.config, FLOAT32, mesh)
+    jax.tree.map(np.testing.assert_array_equal, spread, expected)
+    orbax_folder.save(spread, golden / case, tmp_path / "converted")
+    again = orbax_folder.load(tmp_path / "converted", expected.config, FLOAT32, mesh)
+    jax.tree.map(np.testing.assert_array_equal, again, expected)
 
 
 def test_leaves_keep_the_asked_dtype(golden: Path):

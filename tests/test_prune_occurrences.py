@@ -16,7 +16,7 @@ from prune_helpers import place, tiny_model, tiny_transcoder
 from pie_jax.kernels import TILE
 from pie_jax.prune import occurrences
 from pie_jax.prune.occurrences import OccurrenceFinder, Occurrences, read_rows
-from pie_jax.transcoders.config import TranscoderConfig
+from pie_jax.transcoders.config import TopK, TranscoderConfig
 from pie_jax.transcoders.stored import EncoderArrays, Transcoder
 
 BATCH, LAYERS, LENGTH, WIDTH = 2, 2, 6, 4
@@ -130,10 +130,11 @@ def test_streams_of_nothing():
     assert not found.valid.any()
 
 
-def test_activations_are_the_encoders(tmp_path: Path):
+@pytest.mark.parametrize("top", [None, TopK(7, relu=True)], ids=["jumprelu", "topk"])
+def test_activations_are_the_encoders(tmp_path: Path, top: TopK | None):
     """With random weights, thresholds and streams, against float64."""
     model = tiny_model(tmp_path)
-    transcoder = tiny_transcoder(model, jump=True)
+    transcoder = tiny_transcoder(model, jump=top is None, top=top)
     config = transcoder.config
     shape = (BATCH, config.num_layers, LENGTH, config.d_model)
     x, y = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
@@ -142,6 +143,8 @@ def test_activations_are_the_encoders(tmp_path: Path):
         out = []
         for layer, (weight, bias, threshold) in enumerate(transcoder.encoder_arrays):
             pre = streams[:, layer].astype(np.float64) @ weight.T.astype(np.float64) + bias
+            if top is not None:
+                threshold = np.maximum(np.sort(pre, axis=-1)[..., -top.k - 1 : -top.k], 0.0)
             out.append(np.where(pre > threshold, pre, 0.0))
         return np.stack(out, axis=1)
 

@@ -105,6 +105,7 @@ def test_the_record(run: SimpleNamespace):
     assert record["batches"] == 2
     assert record["skipped"] == {}
     assert record["skipped_pairs"] == []
+    assert record["first_token"] == {"id": 1, "token": "w1", "kind": "bos"}
     assert record["config"]["budgets"] == [12, 4]
     assert set(record["config"]["sha256"]) == {"model", "transcoder", "pairs"}
     assert record["versions"]["pie-jax"]

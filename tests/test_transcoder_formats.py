@@ -183,7 +183,7 @@ def test_an_activation_without_its_thresholds_is_refused(tmp_path: Path):
     assert load_transcoder(plain).config.activation == "relu"
     assert load_transcoder(write_set(tmp_path / "a", activation="jumprelu")).config.features == F
     edit_config(plain, activation="jumprelu")
-    refuses(lambda: load_transcoder(plain), plain / "config.yaml", "'jumprelu'")
+    refuses(lambda: load_transcoder(plain), plain / "layer_0.safetensors", "'jumprelu'")
 
 
 def test_stray_copies_are_no_layers(folder: Path, tmp_path: Path):
@@ -195,17 +195,23 @@ def test_stray_copies_are_no_layers(folder: Path, tmp_path: Path):
 
 
 REFUSED_SETS = [
-    (lambda f: edit_config(f, transcoders=["hf://a/b/c.npz"]), "config.yaml", "hf://a/b/c.npz"),
+    (lambda f: edit_config(f, transcoders=["s3://a/b/c.npz"]), "config.yaml", "s3://a/b/c.npz"),
+    (lambda f: edit_config(f, transcoders=["hf://a/b"]), "config.yaml", "hf://a/b"),
     (lambda f: edit_config(f, transcoders="layer_0"), "config.yaml", "`transcoders`"),
     (lambda f: edit_config(f, transcoders=[]), "", "layer_0.safetensors"),
     (lambda f: edit_config(f, transcoders=["no.safetensors"]), "no.safetensors", "cannot be read"),
     (lambda f: [path.unlink() for path in f.glob("layer*")], "", "layer_0.safetensors"),
     (lambda f: (f / "layer_1.safetensors").unlink(), "layer_1.safetensors", "missing"),
-    (lambda f: edit_config(f, activation="topk"), "config.yaml", "'topk'"),
+    (lambda f: edit_config(f, activation="topk", k=2), "layer_0.safetensors", "'topk'"),
+    (lambda f: edit_config(f, activation="batchtopk"), "config.yaml", "'batchtopk'"),
+    (lambda f: edit_config(f, k=2), "config.yaml", "`k` is 2"),
+    (lambda f: edit_config(f, activation="topk", k="2"), "config.yaml", "`k` is '2'"),
+    (lambda f: put(f / "layer_1.safetensors", "extra", (1,)), "layer_1.safetensors", "`extra`"),
+    (lambda f: put(f / "layer_1.safetensors", "W_skip", (D, D)), "layer_1.safetensors", "skip"),
     (lambda f: drop(f / "layer_1.safetensors", THRESHOLD), "layer_1.safetensors", THRESHOLD),
     (lambda f: drop(f / "layer_0.safetensors", THRESHOLD), "layer_1.safetensors", THRESHOLD),
     (lambda f: drop(f / "layer_1.safetensors", "W_dec"), "layer_1.safetensors", "`W_dec`"),
-    (lambda f: put(f / "layer_1.safetensors", "k", (1,)), "layer_1.safetensors", "TopK"),
+    (lambda f: put(f / "layer_1.safetensors", "k", (1,)), "layer_1.safetensors", "`k`"),
     (lambda f: put(f / "layer_2.safetensors", "W_dec", (D, F)), "layer_2.safetensors", "`W_dec`"),
     (lambda f: put(f / "layer_0.safetensors", "W_enc", (F,)), "layer_0.safetensors", "[F, D]"),
     (lambda f: put(f / "layer_1.safetensors", THRESHOLD, (2,)), "layer_1.safetensors", THRESHOLD),
@@ -309,11 +315,21 @@ def test_nan_in_an_encoder_on_disk_is_found_when_it_is_read(folder: Path):
     refuses(lambda: transcoder.encoder(1), folder, "encoder 1")
 
 
-def test_affine_skips_are_no_reconstruction(folder: Path):
+def test_affine_skips(folder: Path):
     put(folder / ENC, "W_skip_1", (D, D))
+    refuses(lambda: load_transcoder(folder), folder / ENC, "`W_skip_1`")
+    plain = random_clt("jumprelu")
+    skips = [random(60 + layer, D, D) for layer in range(L)]
+    for layer, skip in enumerate(skips):
+        path = folder / f"W_enc_{layer}.safetensors"
+        edit(path, lambda tensors, i=layer, s=skip: tensors.update({f"W_skip_{i}": s}))
     transcoder = load_transcoder(folder)
     assert transcoder.config.has_skip
-    refuses(transcoder.module, folder, "skip")
+    x = random(50, L, T, D)
+    # Stored (in, out); at BOS too.
+    expected = np.asarray(plain.reconstruct(jnp.asarray(x))) + np.einsum("ltd,lde->lte", x, skips)
+    ours = transcoder.module().reconstruct(jnp.asarray(x))
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_unknown_layouts_name_the_known_ones(tmp_path: Path):

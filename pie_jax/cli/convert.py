@@ -33,6 +33,6 @@ def convert(
 
     quiet_orbax()
     language_model = pie_jax.load_model(model, dtype or "float32")
-    clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=True)
+    clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=True, packed=True)
     pie_jax.convert(language_model, clt, out, dtype=dtype)
     console.print(f"converted: {out}")

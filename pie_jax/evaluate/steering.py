@@ -13,6 +13,7 @@ from pie_jax.interpret.records import FeatureKey
 from pie_jax.interpret.texts import TokenText, text_ids, token_strings
 from pie_jax.models.generate import Steering, generate
 from pie_jax.models.loader import LanguageModel
+from pie_jax.transcoders.modules import OfTop
 from pie_jax.transcoders.stored import Transcoder
 
 _LEAST = 8
@@ -76,4 +77,5 @@ def steering_of(transcoder: Transcoder, key: FeatureKey, activation: float) -> S
         number(0.0 if threshold is None else threshold[feature]),
         jnp.asarray(rows),
         number(activation),
+        None if config.top is None else OfTop(transcoder.encoder(layer), jnp.int32(feature)),
     )

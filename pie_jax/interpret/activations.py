@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,14 @@ class FeatureReader:
             by_layer[layer].append(feature)
         layers = sorted(by_layer)
         wide = bucket(max(map(len, by_layer.values()), default=1), _LEAST)
-        self._encoders = _stack([_rows(transcoder, i, by_layer[i], wide) for i in layers])
+        if transcoder.config.top is None:
+            rows = [_rows(transcoder, i, by_layer[i], wide) for i in layers]
+            self._encoders: Any = _stack(rows)
+        else:
+            # A TopK's features depend on all others of their layer: whole encoders are kept.
+            self._encoders = [
+                (transcoder.encoder(i), jnp.asarray(_padded_ids(by_layer[i], wide))) for i in layers
+            ]
         self._layers = jnp.asarray(layers, jnp.int32)
         place = {
             (layer, feature): group * wide + rank
@@ -59,15 +67,16 @@ class FeatureReader:
 
     def dispatch(self, tokens: np.ndarray, length: np.ndarray) -> Array:
         """Start computing [B, T, >= n]; columns beyond the n features mean nothing."""
-        return _read(
-            self._model.transformer,
-            self._encoders,
-            jnp.asarray(tokens),
-            jnp.asarray(length),
-            self._layers,
-            jnp.asarray(self._columns),
-            self._site,
-        )
+        model, columns = self._model.transformer, jnp.asarray(self._columns)
+        ids, lengths = jnp.asarray(tokens), jnp.asarray(length)
+        if isinstance(self._encoders, Encoder):
+            return _read(model, self._encoders, ids, lengths, self._layers, columns, self._site)
+        inputs = transcoder_inputs(model, ids, self._site)
+        parts = [
+            _read_top(encoder, inputs, self._layers[at], features)
+            for at, (encoder, features) in enumerate(self._encoders)
+        ]
+        return _only_real(jnp.concatenate(parts, -1)[..., columns], ids, lengths)
 
     def read(self, tokens: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Return activations [B, T, n] in float32, 0 at BOS and padding.
@@ -122,11 +131,30 @@ def _read(
     def one(x: Array, tokens: Array, length: Array) -> Array:
         each = jax.vmap(lambda encoder, x: encoder(x))(encoders, x[layers])
         flat = jnp.moveaxis(each, 1, 0).reshape(len(tokens), -1)[:, columns]
-        # A text may spell BOS out; it is an outlier wherever it stands.
-        real = active_mask(length, len(tokens)) & (tokens != tokens[0])
-        return jnp.where(real[:, None], flat, 0.0)
+        return _zeroed(flat, tokens, length)
 
     return jax.vmap(one)(transcoder_inputs(model, tokens, site), tokens, length)
+
+
+@program()
+def _read_top(
+    encoder: Encoder, inputs: Float[Array, "B L T D"], layer: Array, features: Int[Array, " P"]
+) -> Float[Array, "B T P"]:
+    here = jax.lax.dynamic_index_in_dim(inputs, layer, axis=1, keepdims=False)
+    return jax.vmap(lambda x: encoder.some(x, features))(here)
+
+
+@program()
+def _only_real(
+    values: Float[Array, "B T n"], tokens: Int[Array, "B T"], length: Int[Array, " B"]
+) -> Float[Array, "B T n"]:
+    return jax.vmap(_zeroed)(values, tokens, length)
+
+
+def _zeroed(values: Array, tokens: Array, length: Array) -> Array:
+    # A text may spell BOS out; it is an outlier wherever it stands.
+    real = active_mask(length, len(tokens)) & (tokens != tokens[0])
+    return jnp.where(real[:, None], values, 0.0)
 
 
 def _rows(transcoder: Transcoder, layer: int, features: list[int], wide: int) -> Encoder:
@@ -143,6 +171,10 @@ def _rows(transcoder: Transcoder, layer: int, features: list[int], wide: int) ->
     return jax.tree.map(
         lambda leaf: jnp.pad(leaf, [(0, wide - len(index))] + [(0, 0)] * (leaf.ndim - 1)), rows
     )
+
+
+def _padded_ids(features: list[int], wide: int) -> np.ndarray:
+    return np.array(features + features[:1] * (wide - len(features)), np.int32)
 
 
 def _stack(encoders: list[Encoder]) -> Encoder:

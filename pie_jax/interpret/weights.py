@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pie_jax.errors import InputError
-from pie_jax.hub import hash_files
+from pie_jax.hub import hash_files, is_pattern
 from pie_jax.models.loader import (
     TOKENIZER_FILES,
     LanguageModel,
@@ -58,7 +58,7 @@ def _place(result: PruneResult, what: str) -> str:
     """Return the folder that a run had its weights from, or what the run calls them."""
     record: dict[str, Any] = result.record
     folder, name = record.get("folders", {}).get(what), record["config"][what]
-    if folder is None or Path(folder).is_dir():
+    if folder is None or Path(folder).is_dir() or is_pattern(Path(folder)):
         return folder or name
     # A hub id, whose folder in the hub's cache has another name, can be fetched again.
     if Path(folder).name == Path(name).name and not Path(name).expanduser().is_dir():

@@ -57,6 +57,8 @@ class ModelConfig:
     activation: Activation = "silu"
     # Gemma's RMSNorm multiplies by (1 + weight).
     norm_offset: float = 0.0
+    # Biases of queries, keys and values.
+    qkv_bias: bool = False
     # An RMSNorm over each head of queries and keys, before they are rotated.
     qk_norm: bool = False
     # Gemma-2 normalises each block's output as well as its input.
@@ -195,6 +197,41 @@ def _qwen_3(layers: int, d_model: int, d_mlp: int, heads: int, *, tied: bool) ->
     )
 
 
+def _qwen_2_5(layers: int, d_model: int, d_mlp: int, heads: int, kv_heads: int) -> ModelConfig:
+    return ModelConfig(
+        family="qwen2",
+        vocab_size=151936,
+        num_layers=layers,
+        d_model=d_model,
+        d_mlp=d_mlp,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=d_model // heads,
+        norm_eps=1e-6,
+        rope_theta=1e6,
+        max_positions=32768,
+        qkv_bias=True,
+    )
+
+
+_MISTRAL_7B = ModelConfig(
+    family="mistral",
+    vocab_size=32000,
+    num_layers=32,
+    d_model=4096,
+    d_mlp=14336,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    norm_eps=1e-5,
+    rope_theta=10000.0,
+    max_positions=32768,
+    tie_embeddings=False,
+    sliding_window=4096,
+    sliding_layers=(True,) * 32,
+)
+
+
 PRESETS: dict[str, ModelConfig] = {
     "llama-3.2-1b": _LLAMA_3_2_1B,
     "llama-3.2-3b": replace(_LLAMA_3_2_1B, num_layers=28, d_model=3072, num_heads=24, head_dim=128),
@@ -205,6 +242,10 @@ PRESETS: dict[str, ModelConfig] = {
     "gemma-3-4b": _gemma_3(34, 2560, 10240, 8, 4),
     "gemma-3-12b": _gemma_3(48, 3840, 15360, 16, 8),
     "gemma-3-27b": _gemma_3(62, 5376, 21504, 32, 16, 128, 168),
+    "mistral-7b": _MISTRAL_7B,
+    "qwen2.5-0.5b": _qwen_2_5(24, 896, 4864, 14, 2),
+    "qwen2.5-1.5b": _qwen_2_5(28, 1536, 8960, 12, 2),
+    "qwen2.5-3b": _qwen_2_5(36, 2048, 11008, 16, 2),
     "qwen3-0.6b": _qwen_3(28, 1024, 3072, 16, tied=True),
     "qwen3-1.7b": _qwen_3(28, 2048, 6144, 16, tied=True),
     "qwen3-4b": _qwen_3(36, 2560, 9728, 32, tied=True),

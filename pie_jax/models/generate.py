@@ -6,7 +6,7 @@ K head size, N new tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ class Steering(NamedTuple):
 
     `weight` [D], `bias` and `threshold` its encoder (a ReLU's threshold is 0); `rows` [L, D] its
     decoder rows by target layer, 0 where it does not write. BOS is left as it is, as everywhere.
+    `own(x)`, where it is given, returns the feature's activation [T] in place of that: a TopK's
+    depends on the other features of its layer.
     """
 
     layer: Int[Array, ""]
@@ -31,11 +33,15 @@ class Steering(NamedTuple):
     threshold: Float[Array, ""]
     rows: Float[Array, "L D"]
     target: Float[Array, ""]
+    own: Any = None
 
     def change(self, x: Float[Array, "T D"], positions: Int[Array, " T"]) -> Float[Array, " T"]:
         """Return the change of activation [T] that brings the feature to `target` off BOS."""
-        pre = jnp.matmul(x, self.weight, precision=jax.lax.Precision.HIGHEST) + self.bias
-        activation = jnp.where(pre > self.threshold, pre, 0.0)
+        if self.own is None:
+            pre = jnp.matmul(x, self.weight, precision=jax.lax.Precision.HIGHEST) + self.bias
+            activation = jnp.where(pre > self.threshold, pre, 0.0)
+        else:
+            activation = self.own(x)
         return jnp.where(positions > 0, self.target - activation, 0.0)
 
 
@@ -115,8 +121,7 @@ def extend(
         x = resid_mid + block.mlp_output(resid_mid, FULL)
         if steering is not None:
             read = read_at(site, block.mlp_norm, resid_mid)
-            here = steering.change(read, positions)
-            change = jnp.where(index == steering.layer, here, change)
+            change = _change(steering, read, positions, index, change)
             x = x + change[:, None] * steering.rows[index]
         return (x, change), (keys, values)
 
@@ -124,6 +129,18 @@ def extend(
     each = (sliding, *cache, jnp.arange(config.num_layers))
     (x, _), (keys, values) = scan_layers(layer, (model.embed(tokens), none), model.blocks, *each)
     return x, Cache(keys, values)
+
+
+def _change(
+    steering: Steering, read: Array, positions: Array, index: Array, change: Array
+) -> Float[Array, " T"]:
+    """Return the change of activation, computed in the feature's own layer and kept after it."""
+    if steering.own is None:
+        return jnp.where(index == steering.layer, steering.change(read, positions), change)
+    # Encoding the whole layer: in that layer alone.
+    return jax.lax.cond(
+        index == steering.layer, lambda: steering.change(read, positions), lambda: change
+    )
 
 
 def _likeliest(model: Transformer, residual: Float[Array, " D"]) -> Int[Array, ""]:

@@ -96,6 +96,9 @@ class Attention(nnx.Module):
         self.key = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
         self.value = nnx.Param(_INIT(rngs.params(), (d, g, k), dtype))
         self.output = nnx.Param(_INIT(rngs.params(), (h, k, d), dtype))
+        self.query_bias = _zeros((h, k), dtype) if config.qkv_bias else None
+        self.key_bias = _zeros((g, k), dtype) if config.qkv_bias else None
+        self.value_bias = _zeros((g, k), dtype) if config.qkv_bias else None
         self.query_norm = Norm(config, dtype, k) if config.qk_norm else None
         self.key_norm = Norm(config, dtype, k) if config.qk_norm else None
         self.config = config
@@ -118,9 +121,9 @@ class Attention(nnx.Module):
         def turned(x: Array, norm: Norm | None) -> Array:
             return rotate(x if norm is None else norm(x, rule), turns)
 
-        q = turned(_project("td,dhk->thk", x, self.query), self.query_norm)
-        k = turned(_project("td,dgk->tgk", x, self.key), self.key_norm)
-        return q, k, _project("td,dgk->tgk", x, self.value)
+        q = turned(_project("td,dhk->thk", x, self.query, self.query_bias), self.query_norm)
+        k = turned(_project("td,dgk->tgk", x, self.key, self.key_bias), self.key_norm)
+        return q, k, _project("td,dgk->tgk", x, self.value, self.value_bias)
 
     def attend(
         self,
@@ -350,8 +353,13 @@ def _scores(
     return jnp.where(source.mask, scores, -jnp.inf)
 
 
-def _project(spec: str, x: Array, weight: nnx.Param) -> Array:
-    return _einsum(spec, x, weight[...], weight[...].dtype)
+def _zeros(shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param:
+    return nnx.Param(jnp.zeros(shape, dtype))
+
+
+def _project(spec: str, x: Array, weight: nnx.Param, bias: nnx.Param | None = None) -> Array:
+    out = _einsum(spec, x, weight[...], weight[...].dtype)
+    return out if bias is None else out + bias[...].astype(jnp.float32)
 
 
 def _einsum(spec: str, x: Array, y: Array, dtype: DTypeLike) -> Array:

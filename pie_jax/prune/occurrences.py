@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.buckets import coarse
-from pie_jax.kernels import TILE, Tiles, Writes, active_union, block_size
+from pie_jax.kernels import TILE, Tiles, Writes, active_union, block_size, top_union
 from pie_jax.mesh import copies, fetch, put
 from pie_jax.placement import host_zeros, place_weight
 from pie_jax.programs import program
@@ -123,7 +123,11 @@ def _union(
         runs = x[None] if y is None else jnp.concatenate([x[None], y])
         runs = jax.lax.dynamic_index_in_dim(runs, layer, axis=1, keepdims=False)
         real = active_mask(length, runs.shape[1])
-        found = active_union(weight, bias, threshold, runs, real, capacity, block)
+        if encoder.top is None:
+            found = active_union(weight, bias, threshold, runs, real, capacity, block)
+        else:
+            top = encoder.top
+            found = top_union(weight, bias, runs, real, capacity, top.k, top.relu)
         clean, others = found.activation[0], found.activation[1:]
         others = jnp.zeros_like(clean)[None] if y is None else others
         return _LayerUnion(found.position, found.feature, clean, others, found.count)

@@ -122,10 +122,12 @@ def _transcoder_folder(name: str) -> Path | str:
     if name == DEMO or Path(name).expanduser().exists():
         return name
     repo, _, revision = name.partition("@")
-    if repo.count("/") == 1 and not name.startswith(("/", ".", "~")):
+    owner, *rest = repo.split("/")
+    if rest and not name.startswith(("/", ".", "~")):
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(repo, "config.yaml", revision=revision or None)
+        within = "/".join([*rest[1:], "config.yaml"])
+        found = try_to_load_from_cache(f"{owner}/{rest[0]}", within, revision=revision or None)
         if isinstance(found, str):
             return Path(found).parent
     raise InputError(

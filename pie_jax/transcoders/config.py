@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FeatureActivation = Literal["relu", "jumprelu"]
+# TopK keeps the k largest of a layer at each position: of the pre-activations as they are, or of
+# what ReLU leaves of them. Of equal ones the first.
+FeatureActivation = Literal["relu", "jumprelu", "topk", "relu_topk"]
 # What a feature reads: the stream before the MLP's norm, the MLP's normalised input, or that before
 # the norm's weight.
 InputSite = Literal["resid_mid", "mlp_in", "ln2_normalized"]
 # Where it writes: the MLP's output after its post-norm, or before one.
 OutputSite = Literal["after_post_norm", "before_post_norm"]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """How many features of a layer may be active at a position, after ReLU or without it."""
+
+    k: int
+    relu: bool
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,13 @@ class TranscoderConfig:
     # An affine skip adds to the reconstruction, but is no feature's write.
     has_skip: bool = False
     model_name: str = ""
+    # Of TopK alone.
+    k: int | None = None
+
+    @property
+    def top(self) -> TopK | None:
+        """Return how many features stay of a layer, None where each is by itself."""
+        return None if self.k is None else TopK(self.k, self.activation == "relu_topk")
 
     def targets(self, layer: int) -> int:
         """Return how many layers, from its own on, a feature of `layer` writes to."""

@@ -15,8 +15,6 @@ from pie_jax.transcoders.formats import FORMATS
 from pie_jax.transcoders.formats.base import model_kind
 from pie_jax.transcoders.stored import Transcoder
 
-_PATTERNS = ["*.yaml", "*.safetensors"]
-
 
 def load_transcoder(
     name: str | Path = "demo",
@@ -24,16 +22,23 @@ def load_transcoder(
     encoders_on_disk: bool = False,
     dtype: str | None = None,
     mesh: Mesh | None = None,
+    packed: bool = False,
 ) -> Transcoder:
     """Open a transcoder from a folder, a hub id or `demo`; decoders stay on disk.
+
+    A hub id may go on with a folder in the repository, `owner/name/sub/folder@revision`; what that
+    folder needs is fetched, and nothing else. Compressed files are refused unless `packed`, as
+    reading a row of them means reading all: they are for `convert`.
 
     Encoders move to the device, or in parts to the devices of a mesh, unless `encoders_on_disk`,
     in the file's dtype unless `dtype` says otherwise. Raises `InputError` for an unknown layout,
     hook or shape.
     """
-    folder = resolve_folder(name, demo="clt", patterns=_PATTERNS, what="transcoder")
+    marks = sorted({mark for reader in FORMATS.values() for mark in reader.marks})
+    folder = _resolve(name, marks)
     for reader in FORMATS.values():
         if reader.recognises(folder):
+            _resolve(name, reader.files(folder))
             transcoder = replace(reader.open(folder), name=str(name), mesh=mesh)
             break
     else:
@@ -42,6 +47,12 @@ def load_transcoder(
             f"{folder}: not a transcoder folder of a known format; its `model_kind` is "
             f"{model_kind(folder)!r}, and known are {known}."
         )
+    if transcoder.packed is not None and not packed:
+        raise InputError(
+            f"{transcoder.packed}: compressed, so that no row can be read by itself; write a "
+            "folder of memory-mapped files once with `pie-jax convert --model MODEL --transcoder "
+            f"{name} --out converted`, and use converted/transcoder."
+        )
     if encoders_on_disk:
         return transcoder
     kind = None if dtype is None else parse_dtype(dtype)
@@ -49,6 +60,10 @@ def load_transcoder(
         transcoder.load_encoder(layer, kind) for layer in range(transcoder.config.num_layers)
     )
     return replace(transcoder, resident=resident)
+
+
+def _resolve(name: str | Path, patterns: list[str]) -> Path:
+    return resolve_folder(name, demo="clt", patterns=patterns, what="transcoder", subfolders=True)
 
 
 def require_match(transcoder: Transcoder, config: ModelConfig, model_name: str) -> None:

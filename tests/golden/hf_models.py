@@ -18,7 +18,11 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -212,6 +216,24 @@ CASES = (
         new_spelling=True,
         layer_types=True,
     ),
+    Case(
+        "qwen2-gqa-tied",
+        "qwen2",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "num_hidden_layers": 2,
+            "tie_word_embeddings": True,
+        },
+        dtype="bfloat16",
+    ),
+    Case(
+        "mistral-gqa-untied-window",
+        "mistral",
+        {**_heads(4, 2), "num_hidden_layers": 2, "sliding_window": 5},
+        dtype="bfloat16",
+        new_spelling=True,
+    ),
 )
 
 
@@ -220,6 +242,8 @@ _CLASSES: dict[str, tuple[Any, Any]] = {
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
     "gemma3": (Gemma3Config, Gemma3ForConditionalGeneration),
     "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
 }
 

@@ -13,8 +13,15 @@ pytest.importorskip("circuit_tracer", reason="needs the extra `parity`")
 
 import jax.numpy as jnp
 import torch
-from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder, load_clt
+from circuit_tracer.transcoder.activation_functions import TopK
+from circuit_tracer.transcoder.cross_layer_transcoder import (
+    CrossLayerTranscoder,
+    load_clt,
+    load_gemma_scope_2_clt,
+)
 from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
+from layouts import gemma_scope, gemma_scope_2, gemma_scope_2_clt
+from safetensors.numpy import load_file, save_file
 from tiny_transcoders import D, F, L, T, random, random_clt, write_set
 
 from pie_jax.hub import resolve_folder
@@ -116,3 +123,70 @@ def test_what_they_write(activation: str, tmp_path: Path):
             assert (one is None) == (other is None)
             if one is not None:
                 np.testing.assert_array_equal(one, other)
+
+
+def compare_sets(folder: Path, paths: dict[int, str], special: str | None, k: int | None = None):
+    """Compare activations and reconstructions of a set of theirs and ours, as `folder` opens."""
+    lazy = {"lazy_encoder": False, "lazy_decoder": False}
+    theirs = load_transcoder_set(
+        paths,
+        "scan",
+        "mlp.hook_in",
+        "hook_mlp_out",
+        device=CPU,
+        dtype=torch.float32,
+        special_load_fn=special,
+        **lazy,
+    )
+    for one in theirs if k is not None else ():
+        one.activation_function = TopK(k)
+    module = load_transcoder(folder).module()
+    x = random(50, L, T, D)
+    assert_same(module.encode(jnp.asarray(x)), theirs.encode(torch.from_numpy(x)))
+    components = theirs.compute_attribution_components(torch.from_numpy(x))
+    assert_same(module.reconstruct(jnp.asarray(x)), components["reconstruction"])
+
+
+def test_gemma_scope(tmp_path: Path):
+    folder = gemma_scope(tmp_path / "set")
+    paths = {
+        layer: str(folder / f"layer_{layer}/width_16k/average_l0_5/params.npz")
+        for layer in range(L)
+    }
+    compare_sets(folder, paths, "gemma-scope")
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_gemma_scope_2(skip: bool, tmp_path: Path):
+    folder = gemma_scope_2(tmp_path / "all", "width_16k_l0_small", skip=skip)
+    paths = {
+        layer: str(folder / f"layer_{layer}_width_16k_l0_small" / "params.safetensors")
+        for layer in range(L)
+    }
+    compare_sets(folder, paths, "gemma-scope-2")
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_gemma_scope_2_across_layers(skip: bool, tmp_path: Path):
+    """Their loader leaves out the last path it is given: one that is not there."""
+    folder = gemma_scope_2_clt(tmp_path / "clt", skip=skip)
+    paths = {layer: str(folder / f"params_layer_{layer}.safetensors") for layer in range(L)}
+    theirs = load_gemma_scope_2_clt({**paths, L: "none"}, device=CPU, dtype=torch.float32)
+    module = load_transcoder(folder).module()
+    x = random(50, L, T, D)
+    assert_same(module.encode(jnp.asarray(x)), theirs.encode(torch.from_numpy(x)))
+    components = theirs.compute_attribution_components(torch.from_numpy(x))
+    assert_same(module.reconstruct(jnp.asarray(x)), components["reconstruction"])
+
+
+@pytest.mark.parametrize("k", [None, 2])
+def test_skips_and_top_k(k: int | None, tmp_path: Path):
+    said = {} if k is None else {"activation": "topk", "k": k}
+    folder = write_set(tmp_path / "set", jump=False, **said)
+    for layer in range(L):
+        path = folder / f"layer_{layer}.safetensors"
+        tensors = load_file(path)
+        path.unlink()
+        save_file(tensors | {"W_skip": random(60 + layer, D, D)}, path)
+    paths = {layer: str(folder / f"layer_{layer}.safetensors") for layer in range(L)}
+    compare_sets(folder, paths, None, k)

@@ -5,17 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pie_jax.models.config import ModelConfig
-from pie_jax.models.families.base import (
-    Family,
-    Fields,
-    Tensor,
-    common_tensors,
-    parse_layer_types,
-    parse_rope,
-    post_norms,
-    unparse_layer_types,
-    unparse_rope,
-)
+from pie_jax.models.families.base import Family, Fields, Tensor
+from pie_jax.models.families.rope import parse_rope
+from pie_jax.models.families.settings import parse_layer_types, unparse_layer_types, unparse_sizes
+from pie_jax.models.families.tensors import common_tensors, post_norms
 
 
 def parse(fields: Fields) -> ModelConfig:
@@ -61,17 +54,7 @@ def unparse(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": False,
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_mlp,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "rms_norm_eps": config.norm_eps,
-        **unparse_rope(config),
-        "max_position_embeddings": config.max_positions,
-        "tie_word_embeddings": config.tie_embeddings,
+        **unparse_sizes(config),
         "query_pre_attn_scalar": round(config.query_scale**-2),
         "attn_logit_softcapping": config.attention_softcap,
         "final_logit_softcapping": config.final_softcap,

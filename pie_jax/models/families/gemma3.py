@@ -10,20 +10,10 @@ from typing import Any
 
 from pie_jax.errors import InputError
 from pie_jax.models.config import ModelConfig
-from pie_jax.models.families.base import (
-    Family,
-    Fields,
-    Tensor,
-    Wrapper,
-    common_tensors,
-    head_norms,
-    is_positive,
-    parse_layer_types,
-    parse_rope,
-    post_norms,
-    unparse_layer_types,
-    unparse_rope,
-)
+from pie_jax.models.families.base import Family, Fields, Tensor, Wrapper, is_positive
+from pie_jax.models.families.rope import parse_rope
+from pie_jax.models.families.settings import parse_layer_types, unparse_layer_types, unparse_sizes
+from pie_jax.models.families.tensors import common_tensors, head_norms, post_norms
 
 _KINDS = ("full_attention", "sliding_attention")
 
@@ -100,18 +90,8 @@ def unparse(config: ModelConfig) -> dict[str, Any]:
         "model_type": "gemma3_text",
         "attention_bias": False,
         "hidden_activation": "gelu_pytorch_tanh",
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_mlp,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "rms_norm_eps": config.norm_eps,
-        **unparse_rope(config),
+        **unparse_sizes(config),
         "rope_local_base_freq": config.local_rope_theta,
-        "max_position_embeddings": config.max_positions,
-        "tie_word_embeddings": config.tie_embeddings,
         "query_pre_attn_scalar": round(config.query_scale**-2),
         "attn_logit_softcapping": config.attention_softcap,
         "final_logit_softcapping": config.final_softcap,

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from pie_jax.errors import InputError
+from pie_jax.hub import fetch_file
 from pie_jax.transcoders.config import FeatureActivation, InputSite, OutputSite
+from pie_jax.transcoders.formats.layer_files import Site
 from pie_jax.transcoders.stored import Transcoder
 
 _INPUT_HOOKS: dict[str, InputSite] = {
@@ -23,15 +25,28 @@ _OUTPUT_HOOKS: dict[str, OutputSite] = {
     "hook_mlp_out": "after_post_norm",
     "mlp.hook_out": "before_post_norm",
 }
+_ACTIVATIONS: dict[str, FeatureActivation] = {
+    "relu": "relu",
+    "jumprelu": "jumprelu",
+    "jump_relu": "jumprelu",
+    "topk": "topk",
+    "relu_topk": "relu_topk",
+}
 
 
 @dataclass(frozen=True)
 class Format:
-    """A layout on disk: `layout` in words, `recognises` a folder, `open` it."""
+    """A layout on disk: `layout` in words, `recognises` a folder, `open` it.
+
+    Of a repository on the hub, `marks` are the patterns of the small files that tell the layout,
+    and `files(folder)` those of the others that it needs.
+    """
 
     layout: str
     recognises: Callable[[Path], bool]
     open: Callable[[Path], Transcoder]
+    marks: tuple[str, ...]
+    files: Callable[[Path], list[str]]
 
 
 def model_kind(folder: Path) -> str | None:
@@ -67,29 +82,55 @@ def numbered_layers(folder: Path, name: str) -> int:
     return len(found)
 
 
-def input_site(raw: dict[str, Any], folder: Path) -> InputSite:
-    """Return what the features read, from `feature_input_hook`."""
-    return _hook(raw, folder, "feature_input_hook", _INPUT_HOOKS)
-
-
-def output_site(raw: dict[str, Any], folder: Path) -> OutputSite:
-    """Return where the features write, from `feature_output_hook`."""
-    return _hook(raw, folder, "feature_output_hook", _OUTPUT_HOOKS)
-
-
-def activation(raw: dict[str, Any], folder: Path, thresholds: bool) -> FeatureActivation:
-    """Return the features' activation: JumpReLU where the files hold thresholds, else ReLU.
-
-    Raises `InputError` where config.yaml announces another one.
-    """
+def site_of(raw: dict[str, Any], folder: Path) -> Site:
+    """Return what config.yaml says of hooks, model and activation."""
     said = raw.get("activation")
-    known = ("jumprelu", "jump_relu") if thresholds else ("relu",)
-    if said is not None and str(said).lower() not in (*known, "relu"):
+    kind = _ACTIVATIONS.get(str(said).lower())
+    if said is not None and kind is None:
         raise InputError(
-            f"{folder / 'config.yaml'}: `activation` is {said!r}, but the files are those of "
-            f"{known[0]}; known are relu, and jumprelu with thresholds in the files."
+            f"{folder / 'config.yaml'}: `activation` is {said!r}; known are "
+            f"{', '.join(_ACTIVATIONS)}."
         )
-    return "jumprelu" if thresholds else "relu"
+    k = raw.get("k")
+    if k is not None and type(k) is not int:
+        raise InputError(f"{folder / 'config.yaml'}: `k` is {k!r}; write a whole number.")
+    if k is not None and kind not in ("topk", "relu_topk"):
+        raise InputError(
+            f"{folder / 'config.yaml'}: `k` is {k}, but `activation` is {said!r}; write "
+            "`activation: topk`, or relu_topk where ReLU comes first."
+        )
+    return Site(
+        _hook(raw, folder, "feature_input_hook", _INPUT_HOOKS),
+        _hook(raw, folder, "feature_output_hook", _OUTPUT_HOOKS),
+        str(raw.get("model_name", "")),
+        kind,
+        k,
+    )
+
+
+def listed_files(folder: Path, raw: dict[str, Any]) -> list[Path] | None:
+    """Return the files that config.yaml lists, None where it lists none; those on the hub
+    (`hf://owner/name/path?revision=...`) are fetched."""
+    listed = raw.get("transcoders")
+    if listed is None:
+        return None
+    if not isinstance(listed, list):
+        raise InputError(f"{folder / 'config.yaml'}: `transcoders` must be a list of files.")
+    return [_listed(folder, str(name)) for name in listed]
+
+
+def _listed(folder: Path, name: str) -> Path:
+    if "://" not in name:
+        return folder / name
+    return fetch_file(name, f"{folder / 'config.yaml'}: `transcoders` lists")
+
+
+def listed_local(folder: Path, raw: dict[str, Any], otherwise: list[str]) -> list[str]:
+    """Return those of the files that config.yaml lists which lie in the folder."""
+    listed = raw.get("transcoders")
+    if not isinstance(listed, list):
+        return otherwise
+    return [str(name) for name in listed if "://" not in str(name)]
 
 
 def _hook(raw: dict[str, Any], folder: Path, key: str, known: dict[str, Any]) -> Any:

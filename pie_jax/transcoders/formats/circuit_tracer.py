@@ -9,16 +9,17 @@ import yaml
 
 from pie_jax.errors import InputError
 from pie_jax.tensor_files import TensorFile, require_finite
-from pie_jax.transcoders.config import TranscoderConfig
+from pie_jax.transcoders.config import FeatureActivation, TranscoderConfig
 from pie_jax.transcoders.formats.base import (
     Format,
-    activation,
-    input_site,
+    listed_files,
+    listed_local,
     model_kind,
     numbered_layers,
-    output_site,
     read_yaml,
+    site_of,
 )
+from pie_jax.transcoders.formats.layer_files import GEMMA_SCOPE_2, LayerFile, Site, assemble
 from pie_jax.transcoders.modules import CrossLayerTranscoder
 from pie_jax.transcoders.stored import EncoderArrays, Transcoder
 
@@ -33,6 +34,11 @@ def recognises(folder: Path) -> bool:
 def open_folder(folder: Path) -> Transcoder:
     """Open a CLT folder as memory maps."""
     raw = read_yaml(folder / "config.yaml")
+    site, listed = site_of(raw, folder), listed_files(folder, raw)
+    if listed:
+        # Gemma Scope 2's: a file a layer.
+        of_google = [LayerFile(path, GEMMA_SCOPE_2) for path in listed]
+        return assemble(folder, of_google, site, [folder / "config.yaml"], cross_layer=True)
     layers = numbered_layers(folder, "W_enc_{}.safetensors")
     if layers == 0:
         raise InputError(f"{folder}: no W_enc_0.safetensors; the CLT's weights are missing.")
@@ -44,11 +50,11 @@ def open_folder(folder: Path) -> Transcoder:
         num_layers=layers,
         d_model=d_model,
         features=features,
-        activation=activation(raw, folder, "threshold_0" in encoder_files[0]),
-        input_site=input_site(raw, folder),
-        output_site=output_site(raw, folder),
-        has_skip=any(f"W_skip_{layer}" in file for layer, file in enumerate(encoder_files)),
-        model_name=str(raw.get("model_name", "")),
+        activation=_activation(site, folder, "threshold_0" in encoder_files[0]),
+        input_site=site.input_site,
+        output_site=site.output_site,
+        has_skip="W_skip_0" in encoder_files[0],
+        model_name=site.model_name,
     )
     encoders = [_encoder(file, layer, config) for layer, file in enumerate(encoder_files)]
     decoders = [
@@ -58,8 +64,32 @@ def open_folder(folder: Path) -> Transcoder:
     bias = [f.tensor(f"b_dec_{i}", (d_model,)) for i, f in enumerate(encoder_files)]
     stacked = np.stack([np.asarray(b, np.float32) for b in bias])
     require_finite(stacked, f"{folder}: decoder bias")
-    files = (folder / "config.yaml", *(file.path for file in (*encoder_files, *decoder_files)))
-    return Transcoder(config, str(folder), folder, files, encoders, decoders, stacked)
+    paths = (folder / "config.yaml", *(file.path for file in (*encoder_files, *decoder_files)))
+    skips = [_skip(file, layer, config) for layer, file in enumerate(encoder_files)]
+    kept = [skip for skip in skips if skip is not None]
+    return Transcoder(config, str(folder), folder, paths, encoders, decoders, stacked, skips=kept)
+
+
+def _activation(site: Site, folder: Path, thresholds: bool) -> FeatureActivation:
+    """Return the features' activation: JumpReLU where the files hold thresholds, else ReLU.
+
+    Raises `InputError` where config.yaml announces another one.
+    """
+    found: FeatureActivation = "jumprelu" if thresholds else "relu"
+    if site.activation not in (None, "relu", found):
+        raise InputError(
+            f"{folder / 'config.yaml'}: `activation` is {site.activation!r}, but the files are "
+            f"those of {found}; known for CLTs are relu, and jumprelu with thresholds in the files."
+        )
+    return found
+
+
+def _skip(file: TensorFile, layer: int, config: TranscoderConfig) -> np.ndarray | None:
+    """Return a layer's affine skip [D, D]: stored (in, out), returned (out, in)."""
+    name = f"W_skip_{layer}"
+    if (name in file) != config.has_skip:
+        raise InputError(f"{file.path}: every layer must have a skip `{name}` or none.")
+    return file.tensor(name, (config.d_model, config.d_model)).T if config.has_skip else None
 
 
 def _require_all_layers(folder: Path, first: TensorFile, layers: int) -> None:
@@ -95,6 +125,12 @@ def _encoder(file: TensorFile, layer: int, config: TranscoderConfig) -> EncoderA
     )
 
 
+def files(folder: Path) -> list[str]:
+    """Return which files of the folder are needed, as patterns."""
+    weights = ["W_enc_*.safetensors", "W_dec_*.safetensors"]
+    return listed_local(folder, read_yaml(folder / "config.yaml"), weights)
+
+
 def save_transcoder(clt: CrossLayerTranscoder, folder: Path, *, scan: str = "") -> None:
     """Write a cross-layer transcoder as circuit-tracer's own loader reads it."""
     from safetensors.numpy import save_file
@@ -128,4 +164,6 @@ FORMAT = Format(
     "W_dec_*.safetensors",
     recognises,
     open_folder,
+    ("config.yaml",),
+    files,
 )

@@ -6,9 +6,8 @@ rows, so decoders stay in safetensors files `rows_{l}.safetensors` beside the ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +30,9 @@ from pie_jax.tensor_writer import write_tensors
 from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.formats.base import Format
 from pie_jax.transcoders.modules import Encoder
-from pie_jax.transcoders.stored import EncoderArrays, Transcoder
+from pie_jax.transcoders.stored import EncoderArrays, LazyLayers, Transcoder
 
 _KIND = "pie-jax-transcoder"
-
-
-class _Encoders(Sequence[EncoderArrays]):
-    """Every layer's encoder in host memory while it is used; the last one stays."""
-
-    def __init__(self, layers: int, restore: Any):
-        self._layers = layers
-        self._read = lru_cache(maxsize=1)(lambda layer: _host(restore(layer, None, None)))
-
-    def __len__(self) -> int:
-        return self._layers
-
-    def __getitem__(self, layer: Any) -> Any:
-        return self._read(range(self._layers)[layer])
 
 
 def recognises(folder: Path) -> bool:
@@ -70,11 +55,21 @@ def open_folder(folder: Path) -> Transcoder:
     ]
     bias = np.stack([np.asarray(file.tensor("b_dec"), np.float32) for file in files])
     restore = partial(_restore, folder, config, dtypes)
-    encoders = _Encoders(config.num_layers, restore)
+    encoders = LazyLayers(config.num_layers, lambda layer: _host(restore(layer, None, None)))
+    square = (config.d_model, config.d_model)
+    skips = [file.tensor("W_skip", square) for file in files] if config.has_skip else []
     # The manifest holds the SHA-256 of all the rest.
     known = (folder / MANIFEST,)
     return Transcoder(
-        config, str(folder), folder, known, encoders, decoders, bias, restore_encoder=restore
+        config,
+        str(folder),
+        folder,
+        known,
+        encoders,
+        decoders,
+        bias,
+        restore_encoder=restore,
+        skips=skips,
     )
 
 
@@ -92,7 +87,7 @@ def _restore(
         for name, kind in dtypes.items()
     }
     arrays = load_arrays(folder / f"encoder_{layer}", wanted, mesh, "encoder.")
-    return Encoder(arrays["weight"], arrays["bias"], arrays.get("threshold"))
+    return Encoder(arrays["weight"], arrays["bias"], arrays.get("threshold"), config.top)
 
 
 def _host(encoder: Encoder) -> EncoderArrays:
@@ -123,6 +118,8 @@ def save(transcoder: Transcoder, folder: Path, dtype: DTypeLike | None = None) -
         dtypes = {name: str(array.dtype) for name, array in encoder.items()}
         digests[f"encoder_{layer}"] = save_arrays(folder / f"encoder_{layer}", encoder)
         rows = {"W_dec": decoder, "b_dec": transcoder.bias[layer]}
+        if config.has_skip:
+            rows["W_skip"] = transcoder.skips[layer]
         path = _rows(folder, layer)
         digests[path.name] = write_tensors(path, rows, kind)
     content = {"config": asdict(config), "dtypes": dtypes, "sha256": digests}
@@ -133,4 +130,6 @@ FORMAT = Format(
     f"{MANIFEST} with `format: {_KIND}` beside encoder_*/ and rows_*.safetensors",
     recognises,
     open_folder,
+    (MANIFEST,),
+    lambda folder: ["encoder_*", "rows_*.safetensors"],
 )
