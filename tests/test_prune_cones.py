@@ -130,6 +130,7 @@ def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return model, tiny_transcoder(model, jump=request.param == "gemma")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "metric"),
     [

@@ -192,6 +192,7 @@ def together(case: Case) -> dict[str, Columns]:
     return run(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_prompt_does_not_depend_on_its_batch(case: Case, together: dict[str, Columns], size: int):
     """Neither on its mates nor on the batch's size, padding and chunks."""

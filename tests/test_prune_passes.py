@@ -281,6 +281,7 @@ def compilations() -> Iterator[SimpleNamespace]:
         seen.on = False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["llama"], indirect=True)
 def test_other_prompts_of_the_same_shape_compile_nothing(
     case: Case,
