@@ -1,4 +1,4 @@
-"""What weights in bfloat16 change: scores, kept sets and KL on the demo, against float32.
+"""Effects of bfloat16 weights on the demo: scores, kept sets and KL, against float32.
 
     python -m benchmarks.bfloat16 --json benchmarks/results/bfloat16.json
 

@@ -1,4 +1,4 @@
-"""What circuits are looked for in: the cases of `benchmarks.circuits`."""
+"""Cases of `benchmarks.circuits`: models and pairs in which circuits are searched for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far from the best possible the default's circuits are, on held-out pairs of the demo.
+"""Distance of the default's circuits from the best possible ones, on held-out pairs of the demo.
 
 python -m benchmarks.circuit_limits --json benchmarks/results/circuit_limits.json
 

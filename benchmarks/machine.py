@@ -1,4 +1,4 @@
-"""What a measurement was made on, and the memory it took."""
+"""The machine that a measurement was made on, and the memory it took."""
 
 from __future__ import annotations
 

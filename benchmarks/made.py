@@ -1,4 +1,4 @@
-"""Made weights of a given shape: a random model and a random transcoder with a given L0.
+"""Random weights of a given shape: a model, and a transcoder with a given L0.
 
     python -m benchmarks.made weights --shape llama-3.2-1b
 

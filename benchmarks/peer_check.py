@@ -1,4 +1,4 @@
-"""Whether the peers compute what this package computes: checked before anything is timed.
+"""Checks, before anything is timed, that the peers compute what this package computes.
 
 A peer that finds something else is a `PieError`, not a ratio.
 """

@@ -1,4 +1,4 @@
-"""Times the parts of pruning on batches of made or given weights."""
+"""Times of the parts of pruning, on batches of random or given weights."""
 
 from __future__ import annotations
 

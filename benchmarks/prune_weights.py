@@ -1,4 +1,4 @@
-"""The weights and pairs that `benchmarks.prune` measures on: given ones, or made ones."""
+"""The weights and pairs that `benchmarks.prune` measures on: given or random ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How the cost of pruning grows: with prompts, with occurrences, with the dictionary.
+"""Growth of the cost of pruning: with prompts, with occurrences, with features per layer.
 
     python -m benchmarks.scaling --json benchmarks/results/scaling.json --svg docs/scaling.svg
 
-Shape `small` with four layers and made weights; one thing varies at a time. docs/scaling.md says
+Shape `small` with four layers and random weights; one thing varies at a time. docs/scaling.md says
 what each figure means.
 """
 

@@ -1,6 +1,7 @@
-"""Attribution and ablation kernels: pure functions on arrays, for one prompt; vmap outside.
+"""Attribution and ablation kernels: pure functions on arrays, most of them for one prompt.
 
-Importable as `pie_jax.kernels`; nothing here knows a model or a file.
+Import them as `pie_jax.kernels`, and use `vmap` for batches of prompts; the tiled and streamed
+products take a batch. They depend on no model and no file.
 """
 
 from pie_jax.kernels.ablation import map_sets, removal_delta

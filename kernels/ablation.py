@@ -1,4 +1,4 @@
-"""Exact effects: run something once for each of many sets of occurrences."""
+"""Exact effects: one evaluation for each of many sets of occurrences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def removal_delta(
     layers: int,
     length: int,
 ) -> Float[Array, "L T D"]:
-    """Return the `mlp_delta` that removes a set of occurrences; -1 in `members` is nobody.
+    """Return the `mlp_delta` that removes a set of occurrences; -1 in `members` is padding.
 
     `delta` [N] is each occurrence's change of activation.
     """

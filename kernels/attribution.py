@@ -1,4 +1,4 @@
-"""The FAP product: how much an occurrence's write moves a metric, to first order."""
+"""The FAP product: the first-order effect of an occurrence's write on a metric."""
 
 from __future__ import annotations
 

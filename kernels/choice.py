@@ -1,4 +1,4 @@
-"""Which form of the gradient-times-write product moves fewer bytes: plain Python on sizes.
+"""Choice of the gradient-times-write form that moves fewer bytes: plain Python on sizes.
 
 The counts are models of memory traffic, not measurements; docs/kernels.md says what was measured.
 """

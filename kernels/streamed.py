@@ -1,4 +1,4 @@
-"""The gradient-times-write product of a large batch: the whole decoder passes by once.
+"""The gradient-times-write product of a large batch, reading the whole decoder once.
 
 Shapes: N occurrences of one source layer in the whole batch, B batch, T positions, D model,
 F features, W target layers of the source layer, K features of a block.
@@ -24,8 +24,8 @@ _CHUNK = 128
 class ByFeature(NamedTuple):
     """Occurrences of one source layer in the order of their features.
 
-    `order` [N] where each one stood before; `feature`, `prompt`, `position` [N]. Those that are
-    not valid are last; their feature is F.
+    `order` [N] is each one's place before sorting; `feature`, `prompt`, `position` [N]. Invalid
+    ones are last; their feature is F.
     """
 
     order: Int[Array, " N"]
@@ -34,7 +34,7 @@ class ByFeature(NamedTuple):
     position: Int[Array, " N"]
 
     def restore(self, score: Float[Array, " N"]) -> Float[Array, " N"]:
-        """Return scores in the order in which the occurrences stood before."""
+        """Return scores in the order of the occurrences before sorting."""
         return jnp.zeros_like(score).at[self.order].set(score, unique_indices=True)
 
 
@@ -45,7 +45,7 @@ def by_feature(
     valid: Bool[Array, " N"],
     features: int,
 ) -> ByFeature:
-    """Sort the occurrences of one source layer [N] by feature, those that are not valid last."""
+    """Sort the occurrences of one source layer [N] by feature, invalid ones last."""
     order = jnp.arange(feature.shape[0], dtype=jnp.int32)
     key = jnp.where(valid, feature, features).astype(jnp.int32)
     arrays = (key, order, prompt.astype(jnp.int32), position.astype(jnp.int32))
@@ -68,12 +68,12 @@ def streamed_gradient_times_write(
     whole: bool | None = None,
 ) -> Float[Array, " N"]:
     """Return sum over target layers w of <decoder[feature, w], gradient[prompt, w, position]>, in
-    the order in which the occurrences stood before sorting, 0 where not valid; ValueError if
-    `block` is below 1.
+    the order of the occurrences before sorting, and 0 where invalid; ValueError if `block` is
+    below 1.
 
     Reads the decoder once, `block` features at a time, and each row for all its occurrences; sums
-    in float32. `whole` multiplies a block with all B x T gradients at once and picks the scores,
-    else every occurrence takes its own row; None chooses by `choice.whole_block`.
+    in float32. `whole` multiplies a block with all B x T gradients at once and picks the scores;
+    otherwise every occurrence takes its own row. None chooses by `choice.whole_block`.
     """
     if block < 1:
         raise ValueError(f"block {block} must be at least 1")

@@ -1,4 +1,4 @@
-"""What occurrences write to the MLP outputs, from a packed table of decoder rows.
+"""Writes of occurrences to the MLP outputs, from a packed table of decoder rows.
 
 Shapes: N occurrences, L layers, T positions, D model, R rows of the table.
 """
@@ -86,7 +86,7 @@ def write_layer(
     layer: Int[Array, ""],
     length: int,
 ) -> Float[Array, "T D"]:
-    """Sum weight x decoder row for one target layer; what stands outside 0 .. T - 1 is left out."""
+    """Sum weight x decoder row for one target layer; positions outside 0 .. T - 1 are left out."""
     at = jax.nn.one_hot(writes.position, length, dtype=jnp.float32, axis=0) * weight
     rows = writes.rows(table, layer)
     if weight.shape[0] <= _FEW:

@@ -6,6 +6,8 @@
 >>> pairs = pie_jax.load_pairs("pairs.jsonl")  # doctest: +SKIP
 >>> result = pie_jax.prune(model, clt, pairs, methods=("fap",), budgets=(10,))  # doctest: +SKIP
 
+Start with `load_model`, `load_transcoder`, `load_pairs` and `prune`; `examples_run`,
+`interpret_run`, `evaluate_run` and `report_run` continue in the folder that `prune(out=...)` wrote.
 Names are loaded when they are first used: importing the package touches no device.
 """
 

@@ -21,8 +21,8 @@ def convert(
     """Write `out`/model and `out`/transcoder, which `load_model` and `load_transcoder` open.
 
     The model keeps the dtype that it was loaded in; the transcoder is written as stored, or in
-    `dtype`, one layer at a time. Nothing is at `out` before everything is. Raises `InputError`
-    where `out` holds something, the two do not fit, or a weight is NaN.
+    `dtype`, one layer at a time. `out` appears only when it is complete. Raises `InputError`
+    if `out` holds something, the two do not fit, or a weight is NaN.
     """
     require_match(transcoder, model.config, model.name)
     if jax.process_count() > 1:

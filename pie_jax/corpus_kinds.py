@@ -1,4 +1,4 @@
-"""What a corpus file is, by its first bytes more than by its name, and what is not read."""
+"""Kinds of corpus files, told by their first bytes more than by their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is pruned with unless asked otherwise; without jax, for a command line that starts fast."""
+"""Defaults of pruning, without an import of jax, so that the command line starts fast."""
 
 DEFAULT_METHODS = ("auto", "fap", "fap-synergy", "relp", "activation-magnitude", "random")
 PAPER_BUDGETS = (50, 100, 200, 400, 800)

@@ -1,4 +1,4 @@
-"""Several processes as one run: joining them, and what process 0 decides for all."""
+"""Several processes as one run: joining them, and decisions of process 0 for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two ways a pie_jax call can end badly, and the exit codes they stand for."""
+"""Errors of pie_jax calls, and their exit codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class PieError(Exception):
 
 
 class InputError(PieError):
-    """Bad input: a file, row or option that the caller can put right; exit code 2.
+    """Bad input: a file, row or option that the caller can correct; exit code 2.
 
     The message is one sentence that names the file, row or option, says what is wrong
     and what to do about it.

@@ -23,8 +23,8 @@ _EXAMPLE = "data=4,model=2"
 def make_mesh(axes: str | Mapping[str, int]) -> Mesh:
     """Return a mesh of every device from `data=4,model=2` or a mapping; an absent axis is 1.
 
-    Prompts are spread over `data`, weights over `model`. Raises `InputError` where an axis is
-    unknown, no whole number, or the product is not the number of devices.
+    Prompts are spread over `data`, weights over `model`. Raises `InputError` if an axis is
+    unknown or not a whole number, or if the product is not the number of devices.
     """
     sizes = {DATA: 1, MODEL: 1, **_sizes(axes)}
     devices = jax.device_count()

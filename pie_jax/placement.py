@@ -1,4 +1,4 @@
-"""Which axis of which weight is cut over the mesh's `model` axis.
+"""Placement of weights: the axis of each that is cut over the mesh's `model` axis.
 
 Shapes: L layers, D model, M MLP, H heads, G key/value heads, K head size, V vocabulary,
 F features, R table rows.

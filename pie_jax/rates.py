@@ -1,4 +1,4 @@
-"""What the present machine reaches: a plain product, a plain copy, reading a few decoder rows."""
+"""Rates of the present machine: a plain product, a plain copy, reading a few decoder rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def copy_bytes() -> float:
 
 
 def read_bytes(maps: Sequence[np.ndarray], *, cached: bool, seed: int = 0) -> float:
-    """Return bytes/s of reading rows of features drawn by lot from decoder maps [F, W, D].
+    """Return bytes/s of reading rows of randomly drawn features from decoder maps [F, W, D].
 
     Unless `cached`, the system is asked to drop them from its cache before, where it can be.
     """

@@ -1,4 +1,4 @@
-"""stages.json: how stages II and III of a results folder were done, and what their calls took."""
+"""stages.json: the settings of stages II and III of a results folder, and what their calls took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; what is said where the disk does not take them."""
+"""Atomic writing of files, and the errors of a disk that does not take them."""
 
 from __future__ import annotations
 

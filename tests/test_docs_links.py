@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report_picture import STYLE, with_style
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if p.is_file())
 README_LINES = 120
@@ -68,3 +70,15 @@ def test_readme_is_short_and_its_picture_small():
 def test_readme_states_the_test_command_where_ci_reads_it():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(r"^<!-- test command -->\n```bash\n.*pytest.*\n```$", text, re.MULTILINE)
+
+
+def test_picture_hides_parts_of_the_page_and_leaves_the_rest():
+    page = "<html><head><title>r</title></head><body>\u2581to</body></html>"
+    drawn = with_style(page)
+    assert drawn.replace(f"<style>{STYLE}</style>", "") == page
+    assert drawn.index("<style>") < drawn.index("<body>")
+
+
+def test_picture_of_another_page_is_refused():
+    with pytest.raises(SystemExit, match=r"is it a report\.html"):
+        with_style("<p>no head</p>")

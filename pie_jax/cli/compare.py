@@ -1,4 +1,4 @@
-"""`pie-jax compare`: methods of one or several runs beside each other."""
+"""`pie-jax compare`: methods of one or several runs side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands show: progress on stderr, tables on stdout."""
+"""Output of the commands: progress on stderr, tables on stdout."""
 
 from __future__ import annotations
 

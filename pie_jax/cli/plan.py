@@ -1,4 +1,4 @@
-"""`pie-jax plan`: what goes where, before anything is loaded."""
+"""`pie-jax plan`: memory and speed of a run, before anything is loaded."""
 
 from __future__ import annotations
 

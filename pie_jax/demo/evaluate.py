@@ -1,4 +1,4 @@
-"""Does the demo model do its tasks? `python -m pie_jax.demo.evaluate` exits with 1 if not."""
+"""Check of the demo on its tasks: `python -m pie_jax.demo.evaluate` exits with 1 if it fails."""
 
 from __future__ import annotations
 

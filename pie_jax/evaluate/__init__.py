@@ -1,1 +1,1 @@
-"""Stage III: measure how well an explanation says when its feature fires."""
+"""Stage III: measure how well an explanation predicts when its feature fires."""

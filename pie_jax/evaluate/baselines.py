@@ -1,4 +1,4 @@
-"""What explanations of kept features are compared with."""
+"""Baselines that explanations of kept features are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What interpreting and evaluating would cost: the same code with a chat that asks nobody."""
+"""Cost of interpreting and evaluating, by the same code with a chat that sends nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which features stages II and III are about: kept ones, and those they are compared with."""
+"""The features of stages II and III: kept ones, and those they are compared with."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from pie_jax.prune.results import PruneResult
 
 @dataclass(frozen=True)
 class Chosen:
-    """Features that `method` keeps at `budget` (defaults: see `kept_features`), at most `features`
-    of them (0 is all), those of most prompts first; `baselines` features a group to compare with.
+    """Choice of the features that stages II and III are about.
+
+    They are those that `method` keeps at `budget` (by default the run's first method at its middle
+    budget), at most `features` of them (0: all), those kept in most prompts first, and `baselines`
+    features in each group to compare with.
     """
 
     method: str | None = None

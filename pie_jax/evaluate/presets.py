@@ -1,4 +1,4 @@
-"""How many texts go into a score: the paper's few, FADE's full counts, and a middle."""
+"""Numbers of texts in a score: the paper's few, FADE's full counts, and a middle."""
 
 from __future__ import annotations
 

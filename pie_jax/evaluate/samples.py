@@ -1,4 +1,4 @@
-"""Which texts are rated: even over the bands of activation, and the very top."""
+"""The choice of texts to rate: evenly over bands of activation, and the very top."""
 
 from __future__ import annotations
 

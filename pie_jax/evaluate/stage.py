@@ -61,10 +61,10 @@ def evaluate_run(
     transcoder: Transcoder | str | None = None,
     progress: Progress | None = None,
 ) -> pa.Table:
-    """Score a run's explanations into evaluation.parquet of its folder; repeating resumes.
+    """Score a run's explanations, into evaluation.parquet of its folder; repeating resumes.
 
-    Features and explainer are those of the last `interpret_run`. Raises `InputError` where there
-    are no explanations, `Stopped` where an LLM's server, key or budget ends it.
+    Features and explainer are those of the last `interpret_run`. Raises `InputError` if there
+    are no explanations, `Stopped` if an LLM's server, key or budget ends it.
     """
     counts, started, roles = get_preset(preset), time.monotonic(), roles or Roles()
     get_scorers(scorers)
@@ -117,8 +117,8 @@ def estimate_evaluation(
 ) -> Estimate:
     """Return the calls and tokens that `evaluate_run` would take now; nothing is sent or written.
 
-    No model is run: which texts are rated, and so their tokens, is approximate. Steering is not
-    foreseen.
+    No model is run, so the choice of rated texts, and with it their tokens, is approximate. Calls
+    for steering are not included.
     """
     counts, roles = get_preset(preset), roles or Roles()
     get_scorers(scorers)

@@ -1,4 +1,4 @@
-"""How well activations separate two sets of texts; undefined is a value with its reason.
+"""Separation of two sets of texts by activation; undefined is a value with its reason.
 
 Ties decide most figures here, as a feature is 0 on most texts: AUC takes mid-ranks, average
 precision takes tied texts as one step.

@@ -1,1 +1,1 @@
-"""Stage II: find what makes each kept feature fire, and put it into words."""
+"""Stage II: find what makes each kept feature fire, and describe it in words."""

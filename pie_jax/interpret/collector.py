@@ -1,4 +1,4 @@
-"""What a pass over a corpus knows so far: bounded, and the same for any way of splitting it.
+"""The state of a pass over a corpus: bounded, and the same however the corpus is split.
 
 Shapes: B windows in a batch, T positions, n features, E entries.
 """

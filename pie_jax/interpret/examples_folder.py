@@ -1,4 +1,4 @@
-"""The folder that examples are collected in: whose they are, and when they are complete."""
+"""The folder that examples are collected in: whose run it is, and whether it is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a pass has kept to each feature's examples.
+"""Each feature's examples, assembled from what a pass has kept.
 
 Shapes: E windows of one feature.
 """

@@ -1,4 +1,4 @@
-"""Whose features stages II and III are about: those that a pruning run has kept."""
+"""The features that a pruning run has kept, for stages II and III."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def nearest_decoders(
     """Return for each feature the `count` nearest others by cosine of their joined decoder rows.
 
     Reads every decoder of the layers concerned once, in blocks. Ties go to the lower feature; a
-    decoder of zeros has no direction and is nobody's neighbour.
+    decoder of zeros has no direction and is never a neighbour.
     """
     by_layer: dict[int, list[int]] = defaultdict(list)
     for layer, feature in keys:

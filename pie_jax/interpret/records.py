@@ -1,4 +1,4 @@
-"""What stages II and III know about one feature: windows of text, statistics, an explanation."""
+"""Records of one feature in stages II and III: windows of text, statistics, an explanation."""
 
 from __future__ import annotations
 

@@ -53,8 +53,9 @@ def examples_run(
 ) -> list[FeatureExamples] | None:
     """Collect examples of a run's features into its folder; None while other shards are missing.
 
-    All groups are read in the one pass, and windows drawn from the whole corpus are kept beside
-    them. `model` and `transcoder` are the run's own by default; repeating the call resumes.
+    One pass over the corpus serves all groups of features; windows drawn at random from all of it
+    are kept as well. `model` and `transcoder` are the run's own by default; repeating the call
+    resumes.
     """
     options = options or ExampleOptions()
     options.check()
@@ -87,11 +88,11 @@ def interpret_run(
     model: str | None = None,
     progress: Progress | None = None,
 ) -> list[Explanation]:
-    """Explain a run's features into explanations.jsonl of its folder; repeating resumes.
+    """Explain a run's features, into explanations.jsonl of its folder; repeating resumes.
 
-    Baseline features without examples are left out; `model` says where the run's own, of which only
-    the tokenizer is read, has moved. Raises `InputError` where kept ones have none,
-    `Stopped` where an LLM's server, key or budget ends it.
+    Baseline features without examples are left out; `model` names the run's own, of which only
+    the tokenizer is read, if it has moved. Raises `InputError` if kept ones have none,
+    `Stopped` if an LLM's server, key or budget ends it.
     """
     chosen, roles, started = chosen or Chosen(), roles or Roles(), time.monotonic()
     result, examples = _examples(folder, chosen)
@@ -128,7 +129,7 @@ def estimate_interpretation(
 ) -> Estimate:
     """Return the calls and tokens that `interpret_run` would take now; nothing is sent or written.
 
-    Calls to choose among several candidates are counted with it.
+    Calls that choose among several candidates are included.
     """
     chosen, roles = chosen or Chosen(), roles or Roles()
     result, examples = _examples(folder, chosen)

@@ -1,4 +1,4 @@
-"""How often and how strongly features fire: exact counts that two passes can add.
+"""Frequency and strength of activations: exact counts that two passes can add.
 
 Shapes: n features, E active entries.
 """

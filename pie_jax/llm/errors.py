@@ -1,4 +1,4 @@
-"""What can go wrong between a request and a usable answer, and what follows from it."""
+"""Errors between a request and a usable answer, and what follows from each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage would take, before a cent is spent."""
+"""Calls, tokens and cost of a stage, estimated before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model refuses, learned once and then left out."""
+"""Parameters that a model refuses, learned once and then left out."""
 
 from __future__ import annotations
 

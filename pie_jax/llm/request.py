@@ -1,4 +1,4 @@
-"""What is asked, what comes back, and the hash that tells one question from another."""
+"""Requests, replies, and the hash that tells one request from another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who explains and who judges: two clients that may differ in server, model and price."""
+"""Explainer and judge: two clients that may differ in server, model and price."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def make_roles(
     judge_prices: Prices | None = None,
     **limits: Any,
 ) -> Roles:
-    """Return checked roles; `limits` are further fields of `LLMConfig` for both.
+    """Return an explainer and a judge; `limits` are further fields of `LLMConfig` for both.
 
     Without a base URL both are `patterns`, with one both are `llm`. The judge's server, model and
-    prices are the explainer's unless they are given. Raises `InputError` for what is missing.
+    prices are the explainer's unless given. Raises `InputError` if something is missing.
     """
     judge_url = judge_base_url or base_url
     explainer = explainer or (LLM if base_url else PATTERNS)

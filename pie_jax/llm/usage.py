@@ -66,7 +66,7 @@ class NewCall:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call ended. Without `usage` it cost nothing, or, if `charge_unknown`, nobody knows."""
+    """How a call ended. Without `usage` it cost nothing, or if `charge_unknown` an unknown sum."""
 
     status: str
     latency: float

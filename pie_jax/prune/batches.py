@@ -34,9 +34,9 @@ class PairBatch:
 def batches(pairs: Sequence[EncodedPair], size: int) -> list[PairBatch]:
     """Group pairs by length and cut them into batches; the last one repeats its last row.
 
-    A group too small for one batch joins the next longer one: a few padded tokens cost less than
-    another shape to compile. What is in a batch depends on the pairs and the size alone, so that
-    a resumed run meets the same ones.
+    A group too small for one batch is merged with the next longer one: a few padded tokens
+    cost less than another shape to compile. The content of a batch depends only on the pairs and
+    the size, so that a resumed run has the same ones.
     """
     groups: dict[int, list[EncodedPair]] = defaultdict(list)
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""Settings that mean nothing are refused before anything is loaded."""
+"""Checks of settings, before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished runs beside each other, as tables and one chart."""
+"""Finished runs side by side, as tables and one chart."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _measures(result: PruneResult, baseline: str) -> Iterator[tuple[str, Words]]
 
 
 def has_kl_zero(result: PruneResult) -> bool:
-    """Tell whether a run was judged with what is not kept at zero."""
+    """Return whether a run measured `kl_zero`."""
     table = result.behaviour
     return "kl_zero" in table.schema.names and table["kl_zero"].null_count < len(table)
 

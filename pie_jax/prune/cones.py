@@ -1,4 +1,4 @@
-"""Which part of a run a removal touches, and how removals share it.
+"""Cones: the part of a run that a removal changes, and how removals share it.
 
 Removing occurrences at layer l and position p changes nothing below layer l or before position p:
 the rest is the clean run. Removals are sorted into chunks of one prompt that start at the same
@@ -68,8 +68,8 @@ def widths(window: int) -> list[int]:
 
 
 def distinct(sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return sets [B, S, K] with nobody in place of what a prompt has already, and the place [B, S]
-    where each set stands."""
+    """Return sets [B, S, K] with a prompt's repeated sets replaced by padding, and the index [B, S]
+    of each set's first appearance."""
     out = np.full_like(sets, NOBODY)
     same = np.zeros(sets.shape[:2], np.int64)
     for b, of_prompt in enumerate(np.sort(sets, axis=2)):

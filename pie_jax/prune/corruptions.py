@@ -1,4 +1,4 @@
-"""What a circuit is found on, and what it is judged on."""
+"""The corruptions that a circuit is found on, and those that it is evaluated on."""
 
 from __future__ import annotations
 

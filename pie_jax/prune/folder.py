@@ -146,7 +146,7 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 def load_result(path: str | Path) -> PruneResult:
     """Read a complete results folder.
 
-    Raises `InputError` where it is no results folder, `PieError` where the run is unfinished.
+    Raises `InputError` if it is not a results folder, `PieError` if the run is unfinished.
     """
     tables, record = read_tables(Path(path), TABLES, "prompt")
     return PruneResult(**tables, record=record)

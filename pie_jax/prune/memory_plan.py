@@ -1,4 +1,4 @@
-"""How much memory a pruning run takes, from shapes alone.
+"""Memory of a pruning run, from shapes alone.
 
 Shapes: B prompts of a batch, M corruptions, T positions of a prompt (padded), W of its window,
 L layers, D model, G key/value heads, K head size, V vocabulary, F features a layer,
@@ -91,7 +91,7 @@ def occurrences(shapes: Shapes, load: Load) -> int:
 
 
 def rows(shapes: Shapes, load: Load) -> int:
-    """Return R, whole tiles rounded up to their class, as if every token drew its features by lot.
+    """Return R, in tiles rounded up to their class, as if every token drew its features at random.
 
     Real prompts of one task share more features than that.
     """

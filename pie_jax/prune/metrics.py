@@ -1,4 +1,4 @@
-"""What a behaviour is measured by: one number a prompt, in float32."""
+"""Metrics of a behaviour: one number per prompt, in float32."""
 
 from __future__ import annotations
 

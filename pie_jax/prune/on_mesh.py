@@ -1,4 +1,4 @@
-"""What a run on a mesh changes before it begins: where weights are, and how large batches are."""
+"""Preparation of a run on a mesh: where weights lie, and how large batches are."""
 
 from __future__ import annotations
 

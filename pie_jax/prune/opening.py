@@ -1,4 +1,4 @@
-"""What a run begins with: checked options, weights in their places, encoded pairs, its record."""
+"""Setup of a run: checked options, weights in their places, encoded pairs, its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every setting of a pruning run, with the paper's values as defaults."""
+"""Settings of a pruning run, with the paper's values as defaults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SynergyOptions:
 
 @dataclass(frozen=True)
 class AcdcOptions:
-    """The ACDC-style baseline: candidates a block, and halvings of tau."""
+    """Settings of the ACDC-style baseline: candidates per block, and halvings of tau."""
 
     block: int = 16
     bisections: int = 8
@@ -31,7 +31,7 @@ class AcdcOptions:
 
 @dataclass(frozen=True)
 class IntegratedOptions:
-    """Integrated gradients: points of the path from null to clean, of what, under which rule.
+    """Settings of integrated gradients: points on the path from null to clean, objective, rule.
 
     KL has no gradient at the clean run, which the points (middles of equal parts) never touch.
     """
@@ -43,12 +43,12 @@ class IntegratedOptions:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How circuits are searched for, by `staged`, `learned` and `auto`.
+    """Settings of the circuit searches `staged`, `learned` and `auto`.
 
-    `candidates` occurrences a prompt that are considered; `stages` in which a circuit is grown;
-    `steps` of learning and its `rate`; `exchanges` at most, of one member each, at the end.
-    For `staged` alone: where its path starts, what its gradients are of and under which rule; other
-    values than these consider every occurrence and exchange nothing.
+    `candidates`: occurrences considered in each prompt; `stages`: steps in which a circuit grows;
+    `steps` and `rate` of learning; `exchanges`: at most so many final exchanges of one member.
+    For `staged` only: `start` of its path, `objective` of its gradients and their `rule`; other
+    values than the defaults consider every occurrence and exchange nothing.
     """
 
     candidates: int = 4096
@@ -68,9 +68,10 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """What to compute; `prune.checks` knows the names.
+    """Settings of a pruning run; an unknown name or impossible value is an `InputError` of the run.
 
-    `chunk_bytes` bounds the memory of the interventions that run side by side; `plain` redoes
+    `budgets` count occurrences kept in each prompt, or features of a task in `prune_task`;
+    `chunk_bytes` bounds the memory of the interventions that run side by side; `plain` computes
     every run from the start instead of reusing the clean one.
     """
 

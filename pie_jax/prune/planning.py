@@ -1,4 +1,4 @@
-"""From names to a plan: configs and headers are read, weights are not."""
+"""A plan from names: configs and headers are read, weights are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every pass of pruning works on, as one value.
+"""The data that every pass of pruning works on, as one value.
 
 Shapes: B batch, M corruptions, N occurrences, R table rows, K members of a set, L layers,
 T positions of a prompt, W positions of its window, D model.

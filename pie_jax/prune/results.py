@@ -20,7 +20,7 @@ TABLES = ("scores", "selections", "behaviour", "features")
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What a pruning run found: four tables, what was skipped, and how long each stage took.
+    """Results of a pruning run: four tables, and a record with skipped pairs and seconds per stage.
 
     `scores`, `selections`, `behaviour` and `features` are Arrow tables; `record` is run.json.
     """
@@ -36,7 +36,7 @@ class PruneResult:
         return {name: getattr(self, name) for name in TABLES}
 
     def summary(self, measure: str = "kl_last") -> dict[str, dict[int, Mean | None]]:
-        """Return the mean of a measure over prompts by method and budget, with intervals."""
+        """Return the mean of a measure over prompts for each method and budget, with intervals."""
         columns = {
             name: np.asarray(self.behaviour[name].to_numpy(zero_copy_only=False))
             for name in ("method", "budget", measure)

@@ -41,13 +41,16 @@ def prune(
     source: str = "pairs",
     **settings: Any,
 ) -> PruneResult:
-    """Score, select and judge the features that carry a behaviour (PIE, arXiv 2604.16889).
+    """Find and measure the few features that carry a behaviour (PIE, arXiv 2604.16889).
 
+    Each method scores or searches the occurrences of every pair and keeps K of them for each
+    budget; KL (in nats) and the metric (in logits) are then measured with all others removed.
     `settings` are fields of `PruneOptions`, such as `methods=("fap",)` and `budgets=(10, 20)`.
-    With `out`, results are written there batch by batch; repeating the call resumes. `source`
-    names the pairs in errors. On a `mesh` (by default the one that the weights were loaded on)
-    prompts and weights are spread over its devices, and several processes are one run of which
-    process 0 writes. Raises `InputError` for settings, pairs or weights that do not fit.
+    With `out`, results are written there batch by batch; repeating the call resumes. `progress` is
+    called with batches done, their total and the stage; `source` names the pairs in errors. On a
+    `mesh` (by default the one that the weights were loaded on) prompts and weights are spread over
+    its devices; several processes are one run, which process 0 writes. Raises `InputError` for
+    settings, pairs or weights that do not fit.
     """
     run = opened_run(model, transcoder, pairs, options, settings, mesh=mesh, source=source)
     # One prompt by itself is not computed as a whole batch of it.

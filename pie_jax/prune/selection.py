@@ -1,4 +1,4 @@
-"""From scores to a kept set: the K largest by magnitude, over all layers or in each.
+"""Selection of a kept set from scores: the K largest by magnitude, over all layers or in each.
 
 Shapes: B batch, N occurrences, K budget. A kept set lists indices in order of rank, padded
 with -1.

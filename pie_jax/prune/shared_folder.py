@@ -72,7 +72,7 @@ class SharedFolder:
 def shared_folder(
     out: str | Path | None, config: dict[str, Any], load: Callable[[Path], Any] | None = None
 ) -> Iterator[SharedFolder | None]:
-    """Yield the folder of a run, or None for a run without one; nobody else writes there then."""
+    """Yield the folder of a run, locked against other writers, or None for a run without one."""
     folder = None if out is None else SharedFolder(Path(out), config, load)
     try:
         yield folder

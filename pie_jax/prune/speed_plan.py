@@ -1,4 +1,4 @@
-"""How long a batch takes at best: operations and bytes over measured rates.
+"""Time of a batch at best: operations and bytes over measured rates.
 
 Letters as in `prune.memory_plan`.
 """

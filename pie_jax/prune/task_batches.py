@@ -1,4 +1,4 @@
-"""Prepared batches that are gone over again and again, as far as memory allows."""
+"""Prepared batches that are used many times, kept in memory as far as it allows."""
 
 from __future__ import annotations
 

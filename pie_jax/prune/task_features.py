@@ -78,9 +78,9 @@ class TaskFeatures:
         return total / pairs
 
     def summed(self, name: str, options: PruneOptions) -> tuple[np.ndarray, np.ndarray]:
-        """Return the circuits of the largest worths as masks [S, U], and the worths [S, U].
+        """Return the circuits of the features worth most as masks [S, U], and their worths [S, U].
 
-        What is worth nothing is not kept.
+        Features of worth 0 are not kept.
         """
         worth = np.stack([self.worth(name, options, budget) for budget in options.budgets])
         mask = np.zeros(worth.shape, np.float32)

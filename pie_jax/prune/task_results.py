@@ -22,7 +22,7 @@ _ROUNDING = 1e-6
 
 
 class TaskSummary(NamedTuple):
-    """A method's circuits of a budget: mean KL in nats of its task circuit of `features` on the
+    """One method's circuits at one budget: mean KL in nats of its task circuit of `features` on the
     pairs it was found on (`seen`) and on the others, and of its prompt-level circuits on the seen
     pairs (`prompts`), which hold `union` unique features together."""
 
@@ -36,7 +36,7 @@ class TaskSummary(NamedTuple):
 
     @property
     def ratio(self) -> float | None:
-        """Return KL unseen over KL seen; None where KL seen is nothing but rounding."""
+        """Return KL unseen over KL seen; None if KL seen is only rounding error."""
         if self.seen is None or self.unseen is None or self.seen.mean <= _ROUNDING:
             return None
         return self.unseen.mean / self.seen.mean
@@ -44,7 +44,7 @@ class TaskSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task-level run found: `task` and `task_behaviour` are Arrow tables, `record` is
+    """Results of a task-level run: `task` and `task_behaviour` are Arrow tables, `record` is
     run.json."""
 
     task: pa.Table

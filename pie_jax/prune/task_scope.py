@@ -1,4 +1,4 @@
-"""Circuits of a whole task: K unique (layer, feature), found on some pairs and judged on all.
+"""Circuits of a whole task: K unique (layer, feature), found on some pairs, evaluated on all.
 
 What interpretation costs is unique features, so K counts those; a kept feature is kept wherever it
 occurs. Every other pair is found on (`seen`).
@@ -47,10 +47,10 @@ def prune_task(
     source: str = "pairs",
     **settings: Any,
 ) -> TaskResult:
-    """Find K unique features for a whole task on every other pair, and judge them on all.
+    """Find K unique features for a whole task on every other pair, and evaluate them on all.
 
     Arguments are those of `prune`; budgets count features. With `out`, finished batches of single
-    prompts, methods and judged batches are kept there; repeating the call resumes. Raises
+    prompts, methods and evaluated batches are kept there; repeating the call resumes. Raises
     `InputError` for settings, pairs or weights that do not fit, and with fewer than two pairs.
     """
     run = opened_run(model, transcoder, pairs, options, settings, mesh=mesh, source=source)
@@ -128,7 +128,7 @@ class _Work:
                 self._progress(index + 1, len(self._options.methods), "methods")
 
     def _find(self, name: str, search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
-        """Return a method's circuits as masks [S, U], and what each feature is worth [S, U]."""
+        """Return a method's circuits as masks [S, U], and each feature's gain [S, U]."""
         task = METHODS[name].task
         return self._features.summed(name, self._options) if task is None else task(search)
 

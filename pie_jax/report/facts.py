@@ -1,4 +1,4 @@
-"""What was run, in words, from the run's record."""
+"""Facts about a run in words, from its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stages II and III left in a results folder, read for the report."""
+"""Results of stages II and III, read from their folder for the report."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def report_run(
 ) -> Path:
     """Write a folder's report.html (or `out`) and return its path.
 
-    Pairs are those of the folder's pairs.jsonl by default. Raises `InputError` where they are
+    Pairs are those of the folder's pairs.jsonl by default. Raises `InputError` if they are
     missing or not the run's.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""What the task generators share: word lists, held-out splits and drawing distinct pairs."""
+"""Shared parts of the task generators: word lists, held-out splits, drawing of distinct pairs."""
 
 from __future__ import annotations
 

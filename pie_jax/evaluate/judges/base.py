@@ -1,4 +1,4 @@
-"""What a judge is: it knows an explanation, sees texts, and never sees an activation."""
+"""The interface of a judge: it has an explanation, sees texts, and never sees an activation."""
 
 from __future__ import annotations
 

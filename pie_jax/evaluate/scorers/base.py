@@ -1,4 +1,4 @@
-"""What a scorer is: a subject to a score, which may be undefined."""
+"""The interface of a scorer: from a subject to a score, which may be undefined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an explainer is: a feature's examples to an explanation."""
+"""The interface of an explainer: from a feature's examples to an explanation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well patterns say where a feature fires, on windows that they were not learned from."""
+"""Precision and recall of patterns, on windows that they were not learned from."""
 
 from __future__ import annotations
 

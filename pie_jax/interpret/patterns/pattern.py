@@ -1,4 +1,4 @@
-"""What a pattern says about one token and the tokens before it."""
+"""A pattern: conditions on one token and the tokens around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a feature fire more strongly where it fires: earlier tokens that go with it."""
+"""Earlier tokens that go with a feature's stronger activations."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Auto: for every prompt and budget the best of what growing, learning, FAP and RelP find.
 
-Small circuits are found best by learning from what occurrences are worth on the whole path from
-nothing; large ones by growing, where learning stalls; those that hold a good part of everything by
-scores at the clean run. Growing and learning share the path. Exact KL decides, so that `auto` is
-never worse than `fap` and `relp`. For a whole task it is KL on prompts kept aside.
+Small circuits are found best by learning, started from the gains of occurrences along the whole
+path from nothing; large ones by growing, where learning stalls; those that hold a good part of
+everything by scores at the clean run. Growing and learning share the path. Exact KL decides, so
+that `auto` is never worse than `fap` and `relp`. For a whole task, KL on held-out prompts decides.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
 
 
 def task(search: TaskSearch) -> tuple[np.ndarray, np.ndarray]:
-    """Return the circuits of a whole task that do best on prompts kept aside, and every feature's
+    """Return the circuits of a whole task that do best on held-out prompts, and every feature's
     gain there."""
     mask = search.chosen()
     return mask, search.measured(mask)[1]

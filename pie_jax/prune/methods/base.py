@@ -1,4 +1,4 @@
-"""What a pruning method is: scores for every occurrence, or a kept set for a budget."""
+"""The interface of a pruning method: scores for every occurrence, or a kept set for a budget."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def interactions(
 ) -> Float[Array, "B P N"]:
     """Return eff({n, p}) - eff(n) - eff(p) to second order, in units of the metric.
 
-    eff(S) is metric(clean) - metric(S removed). A partner of -1 interacts with nobody: 0.
+    eff(S) is metric(clean) - metric(S removed). A partner of -1 is padding: its effect is 0.
     """
 
     def one(problem: Problem, partners: Array) -> Array:

@@ -141,7 +141,7 @@ def _effects(
 
 
 def _counting(sets: np.ndarray, single: np.ndarray, options: SynergyOptions) -> np.ndarray:
-    """Return one budget's pairs [B, pairs, 2], nobody in place of those that do not count."""
+    """Return one budget's pairs [B, pairs, 2], with padding in place of those that do not count."""
     cap, alone = options.boundary_cap, options.boundary_cap + options.partners
     lowers: list[set[int]] = [
         set(own[effect > 0].tolist())

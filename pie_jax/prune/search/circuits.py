@@ -1,4 +1,4 @@
-"""Circuits as lists of candidates, with what each costs and what its members are worth.
+"""Circuits as lists of candidates, with each one's KL and its members' gains.
 
 Shapes: B batch, S circuits of a prompt, P candidates, K the largest circuit.
 """

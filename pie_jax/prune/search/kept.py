@@ -1,4 +1,4 @@
-"""From circuits of candidates to kept sets of occurrences.
+"""Kept sets of occurrences, from circuits of candidates.
 
 Shapes: B batch, N occurrences, P candidates, K budget.
 """

@@ -1,4 +1,4 @@
-"""What a search for circuits works on: the most promising occurrences, in a short window.
+"""The space of a search for circuits: the most promising occurrences, in a short window.
 
 Candidates stand in tiles of one position each, so that a gradient's product with all of them, and
 what they write together, are small matrix products that read every row once.
