@@ -33,6 +33,7 @@ _WHERE = {
     "TaskResult": "pie_jax.prune.task_results",
     "load_task_result": "pie_jax.prune.task_results",
     "convert": "pie_jax.conversion",
+    "check_transcoder": "pie_jax.check.run",
     "load_result": "pie_jax.prune.folder",
     "Chosen": "pie_jax.evaluate.groups",
     "examples_run": "pie_jax.interpret.stage",

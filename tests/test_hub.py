@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
+import yaml
+from layouts import gemma_scope, gemma_scope_2, sparsify
 from refusals import refuses
 
 import pie_jax
@@ -190,6 +193,65 @@ def test_a_single_file_of_the_hub(hub: type[Hub]):
     assert any("/resolve/v1/" in asked for asked in hub.asked)
     refuses(lambda: fetch_file("hf://owner/name/no.npz", "config.yaml: lists"), "hf://", "no.npz")
     refuses(lambda: fetch_file("hf://owner", "config.yaml: lists"), "config.yaml: lists hf://owner")
+
+
+def served(folder: Path, where: str) -> dict[str, bytes]:
+    """Return a folder's files as a repository holds them below `where`."""
+    return {
+        f"{where}/{path.relative_to(folder).as_posix()}": path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def fetched(hub: type[Hub]) -> set[str]:
+    """Return the files whose content was asked for."""
+    files = (path.partition("/resolve/")[2].partition("/")[2] for path in hub.asked)
+    return {unquote(name) for name in files if name}
+
+
+def test_a_set_whose_files_lie_elsewhere_on_the_hub(hub: type[Hub], tmp_path: Path):
+    local = gemma_scope(tmp_path / "set")
+    config = yaml.safe_load((local / "config.yaml").read_text())
+    names = config["transcoders"]
+    config["transcoders"] = [f"hf://google/scope/{name}?revision=v2" for name in names]
+    hub.files |= {name: (local / name).read_bytes() for name in names}
+    hub.files |= {
+        "sets/lowest/config.yaml": yaml.safe_dump(config).encode(),
+        "sets/lowest/layer_0.safetensors": b"not needed",
+        "sets/other/config.yaml": b"not needed",
+    }
+    ours = pie_jax.load_transcoder("owner/name/sets/lowest@v1", encoders_on_disk=True)
+    assert ours.name == "owner/name/sets/lowest@v1"
+    assert fetched(hub) == {"sets/lowest/config.yaml", *names}
+    assert any("/resolve/v2/" in path for path in hub.asked)
+    here = pie_jax.load_transcoder(local)
+    for layer in range(here.config.num_layers):
+        np.testing.assert_array_equal(ours.decoder_maps[layer], here.decoder_maps[layer])
+    # Files of one name, each under its own.
+    assert len(hash_files(ours.files)) == len(ours.files)
+
+
+def test_one_of_googles_sets_is_fetched_alone(hub: type[Hub], tmp_path: Path):
+    local = gemma_scope_2(tmp_path / "all", "width_16k_l0_small", skip=True)
+    gemma_scope_2(local, "width_16k_l0_big", skip=False)
+    hub.files |= served(local, "transcoder_all")
+    ours = pie_jax.load_transcoder("owner/name/transcoder_all/layer_*_width_16k_l0_small")
+    assert ours.config.has_skip
+    assert all("_l0_small/" in name for name in fetched(hub))
+
+
+@pytest.mark.parametrize("subset", ["", "/sets/a"])
+def test_sparsify_on_the_hub(hub: type[Hub], tmp_path: Path, subset: str):
+    hub.files.clear()
+    hub.files |= served(sparsify(tmp_path / "set"), "sets/a") if subset else {}
+    if not subset:
+        whole = served(sparsify(tmp_path / "set"), "x")
+        hub.files |= {name.removeprefix("x/"): content for name, content in whole.items()}
+    hub.files["optimizer.safetensors"] = b"not needed"
+    ours = pie_jax.load_transcoder(f"owner/name{subset}")
+    assert ours.config.k == 2
+    assert "optimizer.safetensors" not in fetched(hub)
 
 
 def test_the_cache_serves_without_the_hub(hub: type[Hub], point_at: Callable[[int], None]):

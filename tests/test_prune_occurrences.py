@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from prune_helpers import place, tiny_model, tiny_transcoder
 
 from pie_jax.kernels import TILE
+from pie_jax.mesh import make_mesh, put
 from pie_jax.prune import occurrences
 from pie_jax.prune.occurrences import OccurrenceFinder, Occurrences, read_rows
 from pie_jax.transcoders.config import TopK, TranscoderConfig
@@ -206,3 +208,20 @@ def test_no_occurrences_no_rows(tmp_path: Path):
     assert decoder.table.shape == (64 * TILE, 16)
     assert not decoder.tiles.width.any()
     assert not decoder.table.any()
+
+
+@pytest.mark.parametrize("axes", ["data=2,model=4", "model=8"])
+def test_top_k_on_a_mesh(tmp_path: Path, axes: str):
+    """Encoders in parts on several devices find what one device finds."""
+    model = tiny_model(tmp_path)
+    transcoder = tiny_transcoder(model, top=TopK(5, relu=True))
+    shape = (BATCH, model.config.num_layers, LENGTH, model.config.d_model)
+    x, y = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    lengths = np.array([LENGTH, 4], np.int32)
+    alone = OccurrenceFinder(transcoder).find(jnp.asarray(x), jnp.asarray(y)[:, None], lengths)
+    spread = replace(transcoder, mesh=make_mesh(axes))
+    clean, corrupted = put(spread.mesh, x), put(spread.mesh, y[:, None])
+    found = OccurrenceFinder(spread).find(clean, corrupted, lengths)
+    for name in ("layer", "position", "feature", "count"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+    np.testing.assert_allclose(found.clean, alone.clean, atol=1e-6)

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from pie_jax.cli import (
+    check,
     compare,
     convert,
     evaluate,
@@ -39,6 +40,7 @@ app.command("examples")(examples.examples)
 app.command("interpret")(interpret.interpret)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
+app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("train-clt")(train.train_clt)

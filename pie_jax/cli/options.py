@@ -16,7 +16,10 @@ Model = Annotated[
     str, typer.Option(help="`demo`, a Hugging Face folder, or a hub id (owner/name[@revision]).")
 ]
 Transcoder = Annotated[
-    str, typer.Option(help="`demo`, a circuit-tracer folder, or a hub id (owner/name[@revision]).")
+    str,
+    typer.Option(
+        help="`demo`, a transcoder's folder, or a hub id (owner/name[/folder][@revision])."
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="Weights on the device: float32 or bfloat16.")]
 Methods = Annotated[

@@ -38,7 +38,8 @@ def load_transcoder(
     folder = _resolve(name, marks)
     for reader in FORMATS.values():
         if reader.recognises(folder):
-            _resolve(name, reader.files(folder))
+            if needed := reader.files(folder):
+                _resolve(name, needed)
             transcoder = replace(reader.open(folder), name=str(name), mesh=mesh)
             break
     else:
