@@ -1,0 +1,1 @@
+"""Attribution graphs: which features, errors and tokens make which features and logits."""

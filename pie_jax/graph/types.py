@@ -1,0 +1,61 @@
+"""A graph of direct effects, as arrays.
+
+Shapes: T positions, L layers, S feature nodes, K logit targets, N = S + L·T + T + K nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a graph ends in: a token, or a direction with a label."""
+
+    label: str
+    token: int | None  # None for a direction, such as target minus distractor
+    probability: float  # weight of the target in influence
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Direct effects between the nodes of one prompt, where attention patterns, norm scales and
+    MLPs are constants.
+
+    Nodes are in the order features (by layer, position, feature), errors (layer · T + position),
+    token embeddings (position), targets. `rows[i, j]` is the effect of node j on feature i's
+    pre-activation or, from row S on, on target i - S's logit; the rows of errors and tokens are
+    zero and are not stored.
+    """
+
+    tokens: tuple[str, ...]  # as shown, T of them
+    token_ids: Int[np.ndarray, "T"]
+    layers: int
+    layer: Int[np.ndarray, "S"]
+    position: Int[np.ndarray, "S"]
+    feature: Int[np.ndarray, "S"]
+    activation: Float[np.ndarray, "S"]
+    targets: tuple[Target, ...]
+    rows: Float[np.ndarray, "S+K N"]
+
+    @property
+    def feature_count(self) -> int:
+        """Number S of feature nodes."""
+        return len(self.layer)
+
+    @property
+    def node_count(self) -> int:
+        """Number N of nodes."""
+        return self.rows.shape[1]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Which nodes and edges of a graph stay, and how strong each node is."""
+
+    nodes: np.ndarray  # bool [N]
+    edges: np.ndarray  # bool [S + K, N], a mask of `Graph.rows`
+    influence: Float[np.ndarray, "N"]  # share held by a node and all stronger ones; 0 is strongest
