@@ -12,15 +12,15 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from benchmarks.circuit_cases import BASELINE, METHODS, Case, Sizes, cases
-from benchmarks.circuit_figures import figures, random_sizes, stabilities
-from benchmarks.circuit_tables import markdown
-from benchmarks.machine import describe
-from benchmarks.timing import compiling
+from benchmarks.parts.circuit_cases import BASELINE, METHODS, Case, Sizes, cases
+from benchmarks.parts.circuit_figures import figures, random_sizes, stabilities
+from benchmarks.parts.circuit_tables import markdown
+from benchmarks.parts.machine import describe
+from benchmarks.parts.timing import compiling
 from pie_jax.cli.console import progress_bar, use_compile_cache
 from pie_jax.cli.options import names, numbers
 from pie_jax.errors import InputError, PieError
-from pie_jax.prune.results import PruneResult
+from pie_jax.prune.results.tables import PruneResult
 
 # By the second run alone everything is compiled, or something is wrong.
 _MOST_RUNS = 3

@@ -15,25 +15,25 @@ import pyarrow as pa
 import typer
 
 import pie_jax
-from benchmarks.machine import describe
+from benchmarks.parts.machine import describe
 from pie_jax.cli.console import progress_bar, use_compile_cache
 from pie_jax.demo.corpus import example_corpus
-from pie_jax.evaluate.baselines import KEPT, RANDOM, SHUFFLED, own, random_features, shuffled
-from pie_jax.evaluate.judges import make_judge
-from pie_jax.evaluate.natural import read_natural, sample_windows
 from pie_jax.evaluate.presets import get_preset
 from pie_jax.evaluate.run import evaluate
 from pie_jax.evaluate.scorers import DEFAULT_SCORERS
 from pie_jax.evaluate.statistics import Score, mean_score
 from pie_jax.evaluate.subject import Shared
 from pie_jax.evaluate.table import Summary, difference, markdown, summarise
-from pie_jax.interpret.activations import max_activations
-from pie_jax.interpret.collect import collect_examples
+from pie_jax.features.activations import max_activations
+from pie_jax.features.baselines import KEPT, RANDOM, SHUFFLED, own, random_features, shuffled
+from pie_jax.features.corpus.sample import read_natural, sample_windows
+from pie_jax.features.examples.run import collect_examples
+from pie_jax.features.kept import kept_features
+from pie_jax.features.records import FeatureKey
 from pie_jax.interpret.explainers import ExplainInputs
-from pie_jax.interpret.kept import kept_features
-from pie_jax.interpret.records import FeatureKey
 from pie_jax.interpret.run import interpret
 from pie_jax.interpret.stage import SAMPLE
+from pie_jax.judges import make_judge
 from pie_jax.tasks import TASKS, get_task
 
 JUDGE = "patterns"

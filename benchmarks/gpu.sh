@@ -67,14 +67,14 @@ measure_all() {
   : >"$out/stages.jsonl"
   "$python" -c "$check" || return 1
 
-  stage flags 200 "$python" -m benchmarks.compile_flags --json "$out/flags.json"
+  stage flags 200 "$python" -m benchmarks.studies.compile_flags --json "$out/flags.json"
   weights=$(weights_folder)
   trap 'rm -rf "$weights"' EXIT
   df -h "$weights"
   # A quarter of the features, should all of them take too long; the JSON says how many there are.
-  if ! stage weights 150 "$python" -m benchmarks.made "$weights" --shape "$shape"; then
+  if ! stage weights 150 "$python" -m benchmarks.parts.random_weights "$weights" --shape "$shape"; then
     rm -rf "$weights/transcoder"
-    stage fewer-weights 60 "$python" -m benchmarks.made "$weights" --shape "$shape" \
+    stage fewer-weights 60 "$python" -m benchmarks.parts.random_weights "$weights" --shape "$shape" \
       --features 8192 --keep-model
   fi
   if [[ -e $weights/transcoder/config.yaml ]]; then

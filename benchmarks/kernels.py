@@ -26,9 +26,9 @@ from jax import Array
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.limits import copy_bytes
-from benchmarks.machine import describe, write_json
-from benchmarks.timing import Timing, measure
+from benchmarks.parts.limits import copy_bytes
+from benchmarks.parts.machine import describe, write_json
+from benchmarks.parts.timing import Timing, measure
 from pie_jax.kernels import (
     TILE,
     Tiles,

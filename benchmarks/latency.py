@@ -204,7 +204,7 @@ def _print(method: str, name: str, run: dict[str, Any], options: argparse.Namesp
 
 
 def _machine() -> dict[str, Any]:
-    from benchmarks.machine import describe
+    from benchmarks.parts.machine import describe
 
     return describe()
 

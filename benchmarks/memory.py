@@ -22,8 +22,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import PeakAnonymous, describe
-from benchmarks.made import SHAPES, Shape, input_scale, make_model, make_pairs, make_transcoder
+from benchmarks.parts.machine import PeakAnonymous, describe
+from benchmarks.parts.random_weights import (
+    SHAPES,
+    Shape,
+    input_scale,
+    make_model,
+    make_pairs,
+    make_transcoder,
+)
 
 _MIB = 2**20
 
@@ -81,7 +88,7 @@ def _child(transcoder: Path, shape: str, prompts: int, batch_size: int) -> dict[
 
 def _measure(folder: Path, shape: Shape, prompts: int, batch_size: int) -> dict[str, Any]:
     import pie_jax
-    from pie_jax.prune.batches import batches
+    from pie_jax.prune.batch.pairs import batches
     from pie_jax.prune.options import PruneOptions
     from pie_jax.prune.step import Pruner
     from pie_jax.tasks import encode_pairs

@@ -21,10 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.limits import copy_bytes, matmul_flops
-from benchmarks.machine import PeakAnonymous, describe, device_peak_mib, write_json
-from benchmarks.made import SHAPES
-from benchmarks.prune_weights import given_pairs, require_weights, require_words
+from benchmarks.parts.limits import copy_bytes, matmul_flops
+from benchmarks.parts.machine import PeakAnonymous, describe, device_peak_mib, write_json
+from benchmarks.parts.prune_weights import given_pairs, require_weights, require_words
+from benchmarks.parts.random_weights import SHAPES
 from pie_jax.cli.options import names, numbers
 from pie_jax.errors import PieError
 
@@ -49,7 +49,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure, print tables, and write them as JSON."""
-    from benchmarks import prune_measure
+    from benchmarks.parts import prune_measure
 
     sizes = SHAPES[shape]
     with tempfile.TemporaryDirectory() as temporary:
@@ -64,7 +64,7 @@ def main(
             encoders,
         )
         if peers:
-            from benchmarks import prune_peers
+            from benchmarks.peers import prune as prune_peers
 
             prune_peers.require(work)
         require_weights(sizes, folder)

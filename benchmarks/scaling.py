@@ -22,10 +22,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.log_chart import Panel, log_chart, slope
-from benchmarks.machine import PeakAnonymous, describe
-from benchmarks.made import SHAPES, Shape, input_scale, make_model, make_pairs, make_transcoder
-from benchmarks.prune_measure import Work, run_parts
+from benchmarks.parts.log_chart import Panel, log_chart, slope
+from benchmarks.parts.machine import PeakAnonymous, describe
+from benchmarks.parts.prune_measure import Work, run_parts
+from benchmarks.parts.random_weights import (
+    SHAPES,
+    Shape,
+    input_scale,
+    make_model,
+    make_pairs,
+    make_transcoder,
+)
 from pie_jax.cli.console import use_compile_cache
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.step import Pruner

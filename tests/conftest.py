@@ -26,7 +26,7 @@ from hypothesis import settings  # noqa: E402
 
 from pie_jax.models.loader import LanguageModel, load_model  # noqa: E402
 from pie_jax.transcoders.loader import load_transcoder  # noqa: E402
-from pie_jax.transcoders.stored import Transcoder  # noqa: E402
+from pie_jax.transcoders.store import Transcoder  # noqa: E402
 
 # Tiny programs run once or twice: not optimised, they compile in an eighth of the time. Of the
 # package's own programs, too, as it leaves alone what XLA_FLAGS sets; so do child processes.

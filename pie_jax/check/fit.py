@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pie_jax.check.reading import Streams
+from pie_jax.devices.programs import program
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
-from pie_jax.programs import program
 from pie_jax.transcoders.config import InputSite, OutputSite
 from pie_jax.transcoders.modules import Encoder, skip_write
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 # Activations that are in memory at once.
 _DENSE = 1 << 27

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.corpus import Corpus
+from pie_jax.devices.programs import program
 from pie_jax.errors import InputError
-from pie_jax.interpret.corpus import window_batches
+from pie_jax.features.corpus.windows import window_batches
+from pie_jax.files.corpus import Corpus
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
-from pie_jax.programs import program
 
 _BATCH = 8
 # Fewer tokens say nothing about a transcoder.

@@ -15,12 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.check.fit import decode, encode, site_inputs, target_rows
 from pie_jax.check.reading import Texts
+from pie_jax.devices.programs import program
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
-from pie_jax.programs import program
-from pie_jax.prune.passes import kl_divergence
+from pie_jax.prune.engine.passes import kl_divergence
 from pie_jax.transcoders.modules import skip_write
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 
 class Replaced(NamedTuple):

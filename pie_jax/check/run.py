@@ -12,12 +12,12 @@ from pie_jax.check.fit import Fit, Written, fit, likeness, site_inputs, written
 from pie_jax.check.reading import Streams, Texts, read_streams, read_texts
 from pie_jax.check.replaced import Replaced, replaced
 from pie_jax.check.verdict import Misplaced, misplaced_layers, mistakes
-from pie_jax.corpus import Corpus, FileCorpus
 from pie_jax.errors import InputError
+from pie_jax.files.corpus import Corpus, FileCorpus
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.config import InputSite
 from pie_jax.transcoders.loader import require_match
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 SITES: tuple[InputSite, ...] = ("resid_mid", "mlp_in", "ln2_normalized")
 # Of so many tokens neighbouring hooks, the order of layers, and the replaced model are measured.

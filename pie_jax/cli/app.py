@@ -9,20 +9,8 @@ import traceback
 import typer
 from rich.console import Console
 
-from pie_jax.cli import (
-    check,
-    compare,
-    convert,
-    evaluate,
-    examples,
-    interpret,
-    plan,
-    prune,
-    report,
-    run,
-    tasks,
-    train,
-)
+from pie_jax.cli.stages import evaluate, examples, interpret, prune, report, run
+from pie_jax.cli.tools import check, compare, convert, plan, tasks, train
 from pie_jax.errors import PieError
 
 app = typer.Typer(

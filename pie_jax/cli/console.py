@@ -20,14 +20,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pie_jax.hashes import cache_folder
-from pie_jax.prune.statistics import Mean
+from pie_jax.files.hashes import cache_folder
+from pie_jax.intervals import Mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pie_jax.prune.results import PruneResult
-    from pie_jax.prune.task_results import TaskResult
+    from pie_jax.prune.results.tables import PruneResult
+    from pie_jax.prune.task.results import TaskResult
 
 _LOG_SECONDS = 30.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 from jax.sharding import Mesh
 
-from pie_jax import distributed
-from pie_jax.mesh import DATA, make_mesh
+from pie_jax.devices import processes as distributed
+from pie_jax.devices.mesh import DATA, make_mesh
 
 
 def join_devices(

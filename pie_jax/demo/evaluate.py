@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from pie_jax.demo.corpus import make_documents
+from pie_jax.devices.programs import program
 from pie_jax.errors import PieError
 from pie_jax.models.loader import LanguageModel, load_model
 from pie_jax.models.tokenizer import Tokenizer
 from pie_jax.models.transformer import Transformer
-from pie_jax.programs import program
 from pie_jax.tasks import EncodedPair, encode_pairs, get_task
 from pie_jax.transcoders.loader import load_transcoder
-from pie_jax.transcoders.stored import Transcoder
-from pie_jax.transcoders.train_data import make_windows
-from pie_jax.transcoders.train_report import measure
+from pie_jax.transcoders.store import Transcoder
+from pie_jax.transcoders.training.data import make_windows
+from pie_jax.transcoders.training.report import measure
 
 # Guessing among the names, or the arguments, that stand in the prompt.
 CHANCE = {"ioi": 1 / 2, "docstring": 1 / 6}

@@ -27,7 +27,7 @@ from pie_jax.models.loader import load_model, save_model
 from pie_jax.models.tokenizer import load_tokenizer
 from pie_jax.models.transformer import Transformer
 from pie_jax.transcoders.loader import load_transcoder
-from pie_jax.transcoders.training import TrainOptions, train_clt
+from pie_jax.transcoders.training.run import TrainOptions, train_clt
 
 MODEL = ModelConfig(
     family="llama",

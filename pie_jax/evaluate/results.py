@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pie_jax.errors import InputError
-from pie_jax.evaluate.baselines import Trial
-from pie_jax.evaluate.judges.base import Judge
 from pie_jax.evaluate.statistics import Interval, Score
-from pie_jax.interpret.journal import Journal, Row
-from pie_jax.writing import replacing
+from pie_jax.features.baselines import Trial
+from pie_jax.files.atomic import replacing
+from pie_jax.files.journal import Journal, Row
+from pie_jax.judges.base import Judge
 
 EVALUATION = "evaluation.parquet"
 JOURNAL = "evaluation.jsonl"

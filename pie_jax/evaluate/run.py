@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pie_jax.evaluate.baselines import Trial
 from pie_jax.evaluate.results import (
     evaluation_table,
     open_journal,
@@ -22,10 +21,11 @@ from pie_jax.evaluate.results import (
 from pie_jax.evaluate.scorers import DEFAULT_SCORERS, Scorer, get_scorers
 from pie_jax.evaluate.statistics import Score, undefined
 from pie_jax.evaluate.subject import Shared, Subject
-from pie_jax.interpret.journal import Journal, Row
-from pie_jax.interpret.records import FeatureExamples, FeatureKey
+from pie_jax.features.baselines import Trial
+from pie_jax.features.records import FeatureExamples, FeatureKey
+from pie_jax.files.journal import Journal, Row
 from pie_jax.interpret.run import map_bounded
-from pie_jax.waiting import wait_for
+from pie_jax.llm.waiting import wait_for
 
 # done, total, what is being done
 Progress = Callable[[int, int, str], None]

@@ -12,30 +12,30 @@ import numpy as np
 import pyarrow as pa
 
 from pie_jax.errors import InputError
-from pie_jax.evaluate.baselines import KEPT, SHUFFLED, Trial, own, shuffled
-from pie_jax.evaluate.dry_run import DryChat
-from pie_jax.evaluate.groups import Chosen, feature_groups
-from pie_jax.evaluate.judges import make_judge
-from pie_jax.evaluate.natural import Activations, load_sample, read_natural
 from pie_jax.evaluate.presets import get_preset
 from pie_jax.evaluate.run import Progress, evaluate_async
 from pie_jax.evaluate.scorers import DEFAULT_SCORERS, get_scorers
 from pie_jax.evaluate.steering import Steerer
 from pie_jax.evaluate.subject import Shared
-from pie_jax.interpret.activations import max_activations
-from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.activations import max_activations
+from pie_jax.features.baselines import KEPT, SHUFFLED, Trial, own, shuffled
+from pie_jax.features.corpus.sample import Activations, load_sample, read_natural
+from pie_jax.features.groups import Chosen, feature_groups
+from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.texts import ShowsTokens
+from pie_jax.features.weights import load_tokenizer_of, load_weights
+from pie_jax.files.stage_record import load_stages, save_stage
 from pie_jax.interpret.run import load_explanations
 from pie_jax.interpret.stage import dry_store, examples_of, with_chats
-from pie_jax.interpret.texts import Tokenizer
-from pie_jax.interpret.weights import load_tokenizer_of, load_weights
+from pie_jax.judges import make_judge
 from pie_jax.llm import Estimate
+from pie_jax.llm.dry_run import DryChat
 from pie_jax.llm.roles import Roles
+from pie_jax.llm.waiting import wait_for
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune.folder import load_result
-from pie_jax.prune.results import PruneResult
-from pie_jax.stage_record import load_stages, save_stage
-from pie_jax.transcoders.stored import Transcoder
-from pie_jax.waiting import wait_for
+from pie_jax.prune.results.folder import load_result
+from pie_jax.prune.results.tables import PruneResult
+from pie_jax.transcoders.store import Transcoder
 
 STEERING = "steering-faithfulness"
 
@@ -125,7 +125,7 @@ def estimate_evaluation(
     work = _work(folder)
     if roles.judge_config is None:
         return Estimate()
-    tokenizer: Tokenizer = load_tokenizer_of(work.result, model)
+    tokenizer: ShowsTokens = load_tokenizer_of(work.result, model)
     silent: Activations = lambda texts, keys: np.zeros((len(texts), len(keys)))  # noqa: E731
     natural = read_natural(work.texts, list(work.examples), tokenizer, silent)
     config = roles.judge_config

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pie_jax.prune.statistics import bootstrap_mean
+from pie_jax.intervals import bootstrap_mean
 
 GiniMode = Literal["clipped", "signed", "absolute"]
 

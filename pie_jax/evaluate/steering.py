@@ -8,13 +8,13 @@ from itertools import takewhile
 import jax.numpy as jnp
 import numpy as np
 
-from pie_jax.buckets import bucket
-from pie_jax.interpret.records import FeatureKey
-from pie_jax.interpret.texts import TokenText, text_ids, token_strings
+from pie_jax.devices.shapes import bucket
+from pie_jax.features.records import FeatureKey
+from pie_jax.features.texts import TokenText, text_ids, token_strings
 from pie_jax.models.generate import Steering, generate
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.modules import OfTop
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 _LEAST = 8
 

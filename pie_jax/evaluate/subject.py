@@ -12,14 +12,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from pie_jax.evaluate.asking import Answers, rate_texts
-from pie_jax.evaluate.judges.base import Judge
-from pie_jax.evaluate.natural import Activations, NaturalTexts
 from pie_jax.evaluate.presets import PRESETS, Preset
-from pie_jax.evaluate.samples import banded
 from pie_jax.evaluate.statistics import GiniMode, Score
-from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
-from pie_jax.interpret.texts import Tokenizer, TokenText, window_text
+from pie_jax.features.corpus.sample import Activations, NaturalTexts
+from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.samples import banded
+from pie_jax.features.texts import ShowsTokens, TokenText, window_text
+from pie_jax.judges.base import Judge
+from pie_jax.judges.batched import Answers, rate_texts
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Shared:
     of a signed Gini (`absolute` is FADE's own)."""
 
     judge: Judge
-    tokenizer: Tokenizer
+    tokenizer: ShowsTokens
     activations: Activations
     natural: NaturalTexts
     preset: Preset = PRESETS["default"]

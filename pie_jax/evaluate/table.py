@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pie_jax.evaluate.baselines import KEPT, SHUFFLED
 from pie_jax.evaluate.statistics import OK, Score, mean_score
+from pie_jax.features.baselines import KEPT, SHUFFLED
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pie_jax.errors import InputError
+from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.files.journal import Journal, Row
 from pie_jax.interpret.explainers import Explainer, ExplainInputs, get_explainer
-from pie_jax.interpret.journal import Journal, Row
-from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
-from pie_jax.waiting import wait_for
+from pie_jax.llm.waiting import wait_for
 
 EXPLANATIONS = "explanations.jsonl"
 # done, total, what is being done

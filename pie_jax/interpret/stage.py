@@ -9,30 +9,30 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pie_jax.corpus import Corpus, FileCorpus
 from pie_jax.errors import InputError, PieError
-from pie_jax.evaluate.dry_run import DryChat
-from pie_jax.evaluate.groups import Chosen, feature_groups, union
-from pie_jax.evaluate.judges import make_judge
-from pie_jax.evaluate.natural import sample_windows, save_sample
-from pie_jax.interpret.collect import collect_shard
-from pie_jax.interpret.corpus_pass import Progress
-from pie_jax.interpret.examples import load_examples
+from pie_jax.features.corpus.sample import sample_windows, save_sample
+from pie_jax.features.examples.corpus_pass import Progress
+from pie_jax.features.examples.options import ExampleOptions
+from pie_jax.features.examples.run import collect_shard
+from pie_jax.features.examples.table import load_examples
+from pie_jax.features.groups import Chosen, feature_groups, union
+from pie_jax.features.promoted_file import load_promoted
+from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.weights import load_tokenizer_of, load_weights
+from pie_jax.files.corpus import Corpus, FileCorpus
+from pie_jax.files.stage_record import save_stage
 from pie_jax.interpret.explainers import ExplainInputs, ExplainOptions
-from pie_jax.interpret.options import ExampleOptions
-from pie_jax.interpret.promoted import load_promoted
-from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
 from pie_jax.interpret.run import interpret_async
-from pie_jax.interpret.weights import load_tokenizer_of, load_weights
+from pie_jax.judges import make_judge
 from pie_jax.llm import Estimate, LLMClient, LLMConfig, LLMStore
+from pie_jax.llm.dry_run import DryChat
 from pie_jax.llm.failures import Failures
 from pie_jax.llm.roles import LLM, Roles
+from pie_jax.llm.waiting import wait_for
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune.folder import load_result
-from pie_jax.prune.results import PruneResult
-from pie_jax.stage_record import save_stage
-from pie_jax.transcoders.stored import Transcoder
-from pie_jax.waiting import wait_for
+from pie_jax.prune.results.folder import load_result
+from pie_jax.prune.results.tables import PruneResult
+from pie_jax.transcoders.store import Transcoder
 
 LLM_STORE = "llm.sqlite"
 # Corpus windows kept aside, from which stage III draws what is normal: FADE's 1000, and as many

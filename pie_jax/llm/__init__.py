@@ -9,8 +9,6 @@
 ...             return (await client.complete(ask)).value
 """
 
-from pie_jax.llm import schemas, wire
-from pie_jax.llm.cache import LLMStore
 from pie_jax.llm.client import LLMClient
 from pie_jax.llm.config import LLMConfig, Prices
 from pie_jax.llm.errors import (
@@ -36,10 +34,12 @@ from pie_jax.llm.errors import (
     WaitTooLong,
 )
 from pie_jax.llm.estimate import Estimate, estimate
+from pie_jax.llm.parsing import schemas, wire
 from pie_jax.llm.request import Message, Outcome, Reply, ReplyFormat, Request, Usage
-from pie_jax.llm.timing import Timing
+from pie_jax.llm.sending.timing import Timing
+from pie_jax.llm.store.cache import LLMStore
+from pie_jax.llm.store.usage import Totals, UsageRow
 from pie_jax.llm.tokens import approximate_tokens
-from pie_jax.llm.usage import Totals, UsageRow
 
 __all__ = [
     "AuthFailed",

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sized
 from types import TracebackType
 from typing import TypeVar
 
-from pie_jax.llm.cache import LLMStore
 from pie_jax.llm.config import LLMConfig
 from pie_jax.llm.errors import (
     ClientClosed,
@@ -20,10 +19,11 @@ from pie_jax.llm.errors import (
     Truncated,
 )
 from pie_jax.llm.failures import Failures
+from pie_jax.llm.parsing.wire import WireError
 from pie_jax.llm.request import Answer, Outcome, Reply, Request, Usage
-from pie_jax.llm.sender import Sender
-from pie_jax.llm.timing import Timing
-from pie_jax.llm.wire import WireError
+from pie_jax.llm.sending.sender import Sender
+from pie_jax.llm.sending.timing import Timing
+from pie_jax.llm.store.cache import LLMStore
 
 T = TypeVar("T")
 Progress = Callable[[int, int, str], None]

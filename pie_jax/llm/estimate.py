@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pie_jax.llm.cache import LLMStore
 from pie_jax.llm.config import LLMConfig
 from pie_jax.llm.request import Request
+from pie_jax.llm.store.cache import LLMStore
 from pie_jax.llm.tokens import prompt_tokens
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pie_jax.llm.config import LLMConfig
 from pie_jax.llm.errors import AuthFailed, NotFound, OutOfCredit, RequestRefused, Unreachable
-from pie_jax.llm.keys import ApiKey
-from pie_jax.llm.replies import Failure
+from pie_jax.llm.parsing.replies import Failure
+from pie_jax.llm.sending.keys import ApiKey
 
 
 def explain(failure: Failure, config: LLMConfig, key: ApiKey, attempts: int) -> str:

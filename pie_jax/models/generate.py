@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pie_jax.devices.programs import program
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.layers import scan_layers
 from pie_jax.models.transformer import KeyValues, Transformer, read_at, rotation
-from pie_jax.programs import program
 
 
 class Steering(NamedTuple):

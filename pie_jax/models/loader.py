@@ -14,17 +14,17 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from pie_jax.checkpoint import MANIFEST
+from pie_jax.devices.placement import leaf_name, place_weight
 from pie_jax.errors import InputError
-from pie_jax.hub import resolve_folder
+from pie_jax.files.checkpoint import MANIFEST
+from pie_jax.files.hub import resolve_folder
+from pie_jax.files.tensor_reader import TensorFile, require_finite, require_no_pointer
 from pie_jax.models import orbax_folder
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.families import FAMILIES, Family
 from pie_jax.models.families.base import Fields, Tensor, Wrapper
 from pie_jax.models.tokenizer import Tokenizer, load_tokenizer
 from pie_jax.models.transformer import Transformer, abstract_transformer
-from pie_jax.placement import leaf_name, place_weight
-from pie_jax.tensor_files import TensorFile, require_finite, require_no_pointer
 
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
 _INDEX = "model.safetensors.index.json"

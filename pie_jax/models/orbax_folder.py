@@ -10,11 +10,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from pie_jax.checkpoint import is_kind, load_arrays, read_manifest, save_arrays, write_manifest
+from pie_jax.devices.placement import leaf_name
 from pie_jax.errors import InputError
+from pie_jax.files.checkpoint import (
+    is_kind,
+    load_arrays,
+    read_manifest,
+    save_arrays,
+    write_manifest,
+)
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.transformer import Transformer, abstract_transformer
-from pie_jax.placement import leaf_name
 
 _KIND = "pie-jax-model"
 _WEIGHTS = "weights"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pie_jax.errors import InputError
-from pie_jax.tensor_files import require_no_pointer
+from pie_jax.files.tensor_reader import require_no_pointer
 
 _FILES = ("tokenizer.json", "tokenizer.model")
 

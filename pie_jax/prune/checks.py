@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from pie_jax.errors import InputError
 from pie_jax.models.gradient_rules import GRADIENT_RULES
+from pie_jax.prune.batch.metrics import METRICS
 from pie_jax.prune.methods import METHODS
-from pie_jax.prune.metrics import METRICS
 from pie_jax.prune.options import PruneOptions
 
 

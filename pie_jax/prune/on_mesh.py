@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from jax.sharding import Mesh
 
-from pie_jax.buckets import multiple
-from pie_jax.mesh import DATA, mesh_of
+from pie_jax.devices.mesh import DATA, mesh_of
+from pie_jax.devices.placement import move, move_encoder
+from pie_jax.devices.shapes import multiple
 from pie_jax.models.loader import LanguageModel
-from pie_jax.placement import move, move_encoder
 from pie_jax.prune.options import PruneOptions
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 
 def on_mesh(

@@ -11,20 +11,20 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from pie_jax.devices.programs import make_room
 from pie_jax.models.loader import LanguageModel
-from pie_jax.programs import make_room
-from pie_jax.prune.ahead import prepared
-from pie_jax.prune.batches import PairBatch, batches
-from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.opening import opened_run, run_config, run_record
+from pie_jax.prune.batch.pairs import PairBatch, batches
+from pie_jax.prune.batch.prefetch import prepared
+from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.options import PruneOptions
-from pie_jax.prune.results import PruneResult, assemble
-from pie_jax.prune.shared_folder import SharedFolder, shared_folder
+from pie_jax.prune.results.shared_folder import SharedFolder, shared_folder
+from pie_jax.prune.results.tables import PruneResult, assemble
+from pie_jax.prune.setup import opened_run, run_config, run_record
 from pie_jax.prune.step import Columns, Pruner
 from pie_jax.tasks import Pair
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
-Measure = Callable[[PairBatch, PruneInputs], dict[str, Columns]]
+Measure = Callable[[PairBatch, BatchEvaluator], dict[str, Columns]]
 # done, total, what is being done
 Progress = Callable[[int, int, str], None]
 

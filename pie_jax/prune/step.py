@@ -10,22 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pie_jax.devices.mesh import put
+from pie_jax.devices.programs import program
 from pie_jax.kernels import Writes
-from pie_jax.mesh import put
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
-from pie_jax.programs import program
-from pie_jax.prune.batches import PairBatch
-from pie_jax.prune.corruptions import found_and_judged, rest_at_zero
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.batch.metrics import METRICS, Prompt
+from pie_jax.prune.batch.occurrences import DecoderTable, OccurrenceFinder, read_rows
+from pie_jax.prune.batch.pairs import PairBatch
+from pie_jax.prune.batch.problem import Problem
+from pie_jax.prune.engine.corruptions import rest_at_zero, seen_and_held_out
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.passes import Reading, read_whole, read_windows
+from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.methods import METHODS, Selection, run_method
-from pie_jax.prune.metrics import METRICS, Prompt
-from pie_jax.prune.occurrences import DecoderTable, OccurrenceFinder, read_rows
 from pie_jax.prune.options import PruneOptions
-from pie_jax.prune.passes import Reading, read_whole, read_windows
-from pie_jax.prune.problem import Problem
-from pie_jax.prune.selection import NOBODY
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 # A table as columns of equal length.
 Columns = dict[str, np.ndarray]
@@ -48,9 +48,9 @@ class Pruner:
         """Return the columns of `scores`, `selections` and `behaviour` for one batch."""
         return self.measure(batch, self.prepare(batch))
 
-    def measure(self, batch: PairBatch, inputs: PruneInputs) -> dict[str, Columns]:
+    def measure(self, batch: PairBatch, inputs: BatchEvaluator) -> dict[str, Columns]:
         """Return what `run` does, for a batch that is prepared."""
-        inputs, judged = found_and_judged(inputs)
+        inputs, judged = seen_and_held_out(inputs)
         options = self.options
         if not self._started:
             self._started = True
@@ -73,14 +73,14 @@ class Pruner:
             "behaviour": behaviour,
         }
 
-    def prepare(self, batch: PairBatch) -> PruneInputs:
+    def prepare(self, batch: PairBatch) -> BatchEvaluator:
         """Encode both runs of a batch and read the decoder rows that it needs."""
         with self.stage("encode"):
             prompts, reading = self._read(batch)
             occurrences = self._finder.find(reading.clean, reading.corrupted, batch.length)
         with self.stage("decoder rows"):
             decoder = read_rows(self._transcoder, occurrences)
-        return PruneInputs(
+        return BatchEvaluator(
             _problem(self._model, prompts, reading, decoder, self._put(occurrences.delta)),
             prompts,
             occurrences,
@@ -106,7 +106,7 @@ class Pruner:
     def _put(self, values: np.ndarray) -> jax.Array:
         return put(self._transcoder.mesh, values)
 
-    def _scores(self, inputs: PruneInputs, scores: Columns, real: int) -> Columns:
+    def _scores(self, inputs: BatchEvaluator, scores: Columns, real: int) -> Columns:
         occurrences = inputs.occurrences
         use = occurrences.valid[:real]
         prompt = np.broadcast_to(inputs.rows[:real, None], use.shape)
@@ -122,14 +122,14 @@ class Pruner:
         return {name: column[:real][use] for name, column in columns.items()}
 
     def _selections(
-        self, inputs: PruneInputs, selections: list[list[Selection]], real: int
+        self, inputs: BatchEvaluator, selections: list[list[Selection]], real: int
     ) -> Columns:
         occurrences = inputs.occurrences
         parts: list[Columns] = []
         for index, method in enumerate(selections):
             for budget, selection in zip(self.options.budgets, method, strict=True):
                 kept = selection.kept[:real]
-                use = kept != NOBODY
+                use = kept != PADDING
                 prompt, rank = np.nonzero(use)
                 at = (prompt, kept[use])
                 parts.append(
@@ -147,13 +147,13 @@ class Pruner:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _behaviour(
-        self, inputs: PruneInputs, selections: list[list[Selection]], real: int
+        self, inputs: BatchEvaluator, selections: list[list[Selection]], real: int
     ) -> Columns:
         budgets = self.options.budgets
         widest = max(budgets)
         flat = [selection.kept for method in selections for selection in method]
         kept = np.stack(
-            [np.pad(k, ((0, 0), (0, widest - k.shape[1])), constant_values=NOBODY) for k in flat],
+            [np.pad(k, ((0, 0), (0, widest - k.shape[1])), constant_values=PADDING) for k in flat],
             axis=1,
         )
         circuit, complement = inputs.behaviour(kept)
@@ -187,7 +187,7 @@ class Pruner:
         }
         return {name: np.asarray(column).reshape(-1) for name, column in columns.items()}
 
-    def _kl_zero(self, inputs: PruneInputs, kept: np.ndarray, kl_last: np.ndarray) -> np.ndarray:
+    def _kl_zero(self, inputs: BatchEvaluator, kept: np.ndarray, kl_last: np.ndarray) -> np.ndarray:
         """Return the KL with what is not kept at zero, [B, S]; NaN where it is not asked for."""
         if not self.options.judge_zero_features:
             return np.full_like(kl_last, np.nan)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pie_jax.report import svg
-from pie_jax.report.text import number, shorten, visible
+from pie_jax.charts import svg
+from pie_jax.charts.text import number, shorten, visible
 
 _LEFT, _TOP, _WIDTH, _HEIGHT = 60.0, 8.0, 876.0, 320.0
 # Sides of columns and rows: at least, and as far as few of them spread.
@@ -20,7 +20,7 @@ _LEAST_SLOT, _MOST_SLOT = 8.0, 16.0
 _LABEL_LENGTH = 14
 
 
-class Kept(NamedTuple):
+class KeptOccurrence(NamedTuple):
     """A kept occurrence; `note` says what the feature does, for the tooltip."""
 
     layer: int
@@ -43,13 +43,13 @@ class Layout(NamedTuple):
         return (x[position] + x[position + 1]) / 2, (y[layer] + y[layer + 1]) / 2
 
 
-def circuit_map(kept: Sequence[Kept], tokens: Sequence[str], layers: int) -> Markup:
+def circuit_map(kept: Sequence[KeptOccurrence], tokens: Sequence[str], layers: int) -> Markup:
     """Draw occurrences as discs (positive score) and squares (negative) of area ~ |score|.
 
     Rows are layers, the last on top; columns are the prompt's tokens, wider where a cell holds
     many occurrences side by side.
     """
-    cells: dict[tuple[int, int], list[Kept]] = defaultdict(list)
+    cells: dict[tuple[int, int], list[KeptOccurrence]] = defaultdict(list)
     for one in kept:
         cells[one.layer, one.position].append(one)
     layout = _layout({at: len(members) for at, members in cells.items()}, len(tokens), layers)
@@ -120,7 +120,11 @@ def _grid(tokens: Sequence[str], layers: int, layout: Layout) -> Markup:
 
 
 def _cell(
-    members: list[Kept], middle: tuple[float, float], slot: float, strongest: float, token: str
+    members: list[KeptOccurrence],
+    middle: tuple[float, float],
+    slot: float,
+    strongest: float,
+    token: str,
 ) -> list[Markup]:
     members = sorted(members, key=lambda one: -abs(one.score))
     columns, rows = _sides(len(members))
@@ -135,7 +139,7 @@ def _cell(
     return marks
 
 
-def _mark(one: Kept, x: float, y: float, radius: float, token: str) -> Markup:
+def _mark(one: KeptOccurrence, x: float, y: float, radius: float, token: str) -> Markup:
     words = (
         f"layer {one.layer}, feature {one.feature}, position {one.position} ({visible(token)}): "
         f"score {number(one.score)}"

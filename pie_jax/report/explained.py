@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from pie_jax.interpret.texts import TokenText
-from pie_jax.report.text import UNDEFINED, number, printable
+from pie_jax.charts.text import UNDEFINED, number, printable
+from pie_jax.features.texts import TokenText
 
 # Shades of a marked token, by its share of the feature's maximum.
 SHADES = 4

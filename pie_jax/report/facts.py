@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pie_jax.charts.text import count, number, printable
+from pie_jax.intervals import Mean
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune.results import PruneResult
-from pie_jax.prune.statistics import Mean
+from pie_jax.prune.results.tables import PruneResult
 from pie_jax.report.measures import KL_LAST
-from pie_jax.report.text import count, number, printable
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 _REMOVED = {
     "corrupted-prompt": "set to its activation on the corrupted prompt",

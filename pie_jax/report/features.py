@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pie_jax.prune.results import PruneResult
-from pie_jax.report.promoted import PromotedTokens
-from pie_jax.report.text import number, ranges, visible
+from pie_jax.charts.text import number, ranges, visible
+from pie_jax.features.promoted import PromotedTokens
+from pie_jax.prune.results.tables import PruneResult
 
 # Rows shown for a method and budget; features.parquet has them all.
 ROWS = 40

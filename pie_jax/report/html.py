@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pie_jax.charts import svg
+from pie_jax.charts.line_chart import LARGE, SMALL, ChartSize, Series, line_chart
+from pie_jax.charts.text import count, number, printable, visible
 from pie_jax.errors import InputError
+from pie_jax.features.promoted import promoted_tokens
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.methods import METHODS
-from pie_jax.prune.results import PruneResult
-from pie_jax.report import facts, svg
-from pie_jax.report.circuit_map import Kept, circuit_map
+from pie_jax.prune.results.tables import PruneResult
+from pie_jax.report import facts
+from pie_jax.report.circuit_map import KeptOccurrence, circuit_map
 from pie_jax.report.explained import SHADES, Explained
 from pie_jax.report.features import feature_list, payload, token_texts
-from pie_jax.report.line_chart import LARGE, SMALL, Series, Size, line_chart
 from pie_jax.report.measures import KL_LAST, OTHERS, Measure, cell, measure_table
-from pie_jax.report.promoted import promoted_tokens
-from pie_jax.report.text import count, number, printable, visible
 from pie_jax.tasks import Pair
 from pie_jax.tasks.encode import MAX_TOKENS
 from pie_jax.transcoders.loader import require_match
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 _TOP_TOKENS = 6
 _NOTHING = "nothing kept"
@@ -161,7 +162,7 @@ def _first_selection(result: PruneResult, method: str, budget: int) -> list[dict
     return table.take(np.flatnonzero(use)).to_pylist()
 
 
-def _chart(result: PruneResult, measure: Measure, methods: Sequence[str], size: Size) -> str:
+def _chart(result: PruneResult, measure: Measure, methods: Sequence[str], size: ChartSize) -> str:
     summary = result.summary(measure.column)
     series = [
         Series(method, i, [(b, mean) for b, mean in summary[method].items() if mean is not None])
@@ -195,7 +196,7 @@ def _circuit(
             "pairs."
         )
     kept = [
-        Kept(
+        KeptOccurrence(
             row["layer"],
             row["position"],
             row["feature"],

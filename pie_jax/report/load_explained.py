@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pie_jax.evaluate.baselines import KEPT, SHUFFLED
-from pie_jax.evaluate.groups import Chosen, feature_groups
+from pie_jax.charts.text import UNDEFINED, number, percent, printable, visible
 from pie_jax.evaluate.results import EVALUATION, load_evaluation
 from pie_jax.evaluate.table import Summary, summarise
-from pie_jax.interpret.examples import load_examples
-from pie_jax.interpret.kept import method_and_budget
-from pie_jax.interpret.promoted import load_promoted
-from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.baselines import KEPT, SHUFFLED
+from pie_jax.features.examples.table import load_examples
+from pie_jax.features.groups import Chosen, feature_groups
+from pie_jax.features.kept import method_and_budget
+from pie_jax.features.promoted_file import load_promoted
+from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.texts import ShowsTokens, window_text
+from pie_jax.files.stage_record import load_stages
 from pie_jax.interpret.run import load_explanations
-from pie_jax.interpret.texts import Tokenizer, window_text
-from pie_jax.prune.results import PruneResult
+from pie_jax.prune.results.tables import PruneResult
 from pie_jax.report.explained import Explained, ExplainedRow, Piece, ScoreCell, pieces, score_cell
-from pie_jax.report.text import UNDEFINED, number, percent, printable, visible
-from pie_jax.stage_record import load_stages
 
 _WINDOWS, _LOWER, _TOKENS = 3, 2, 6
 _LABELS = {"patterns": "patterns, no LLM"}
@@ -32,7 +32,7 @@ _GROUPS = {
 
 
 def load_explained(
-    folder: str | Path, result: PruneResult, tokenizer: Tokenizer
+    folder: str | Path, result: PruneResult, tokenizer: ShowsTokens
 ) -> Explained | None:
     """Read what the last interpret and evaluate of a folder left; None if there was none."""
     stages = load_stages(folder)
@@ -58,7 +58,7 @@ def load_explained(
 def _rows(
     folder: str | Path,
     result: PruneResult,
-    tokenizer: Tokenizer,
+    tokenizer: ShowsTokens,
     keys: Sequence[FeatureKey],
     explanations: Sequence[Explanation],
     table: Any,
@@ -93,7 +93,7 @@ def _rows(
     return rows, len(keys), scorers
 
 
-def _windows(found: FeatureExamples, tokenizer: Tokenizer) -> list[list[Piece]]:
+def _windows(found: FeatureExamples, tokenizer: ShowsTokens) -> list[list[Piece]]:
     """Return the strongest windows, then weaker ones from the middle of the range down."""
     strong = list(found.top[:_WINDOWS])
     shown = {window.index for window in strong}

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pie_jax.prune.results import PruneResult
-from pie_jax.prune.statistics import Mean
-from pie_jax.report.text import UNDEFINED, number, percent
+from pie_jax.charts.text import UNDEFINED, number, percent
+from pie_jax.intervals import Mean
+from pie_jax.prune.results.tables import PruneResult
 
 
 class Cell(NamedTuple):

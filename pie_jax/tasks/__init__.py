@@ -9,8 +9,8 @@ from pie_jax.errors import InputError
 from pie_jax.tasks import docstring, ioi
 from pie_jax.tasks.encode import (
     EncodedPair,
+    EncodesPrompts,
     SkippedPair,
-    Tokenizer,
     encode_pairs,
 )
 from pie_jax.tasks.records import Pair, read_pairs, write_pairs
@@ -40,7 +40,7 @@ class Generate(Protocol):
         n: int,
         *,
         seed: int,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: EncodesPrompts | None = None,
         corruption: str = ...,
         n_corruptions: int = 1,
         split: Split = "all",

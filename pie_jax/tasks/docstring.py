@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pie_jax.tasks import words
-from pie_jax.tasks.encode import Tokenizer
+from pie_jax.tasks.encode import EncodesPrompts
 from pie_jax.tasks.records import Pair
 from pie_jax.tasks.words import Split
 
@@ -51,7 +51,7 @@ def generate(
     n: int,
     *,
     seed: int,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: EncodesPrompts | None = None,
     corruption: str = "random-random",
     n_corruptions: int = 1,
     split: Split = "all",

@@ -15,7 +15,7 @@ MAX_TOKENS = 128
 MIN_TOKENS = 8
 
 
-class Tokenizer(Protocol):
+class EncodesPrompts(Protocol):
     """What tasks need of a tokenizer."""
 
     def encode(self, text: str) -> list[int]:
@@ -60,7 +60,7 @@ class SkippedPair:
 
 def encode_pairs(
     pairs: Sequence[Pair],
-    tokenizer: Tokenizer,
+    tokenizer: EncodesPrompts,
     *,
     needs_target: bool,
     on_bad_pair: str = "error",
@@ -114,7 +114,7 @@ def encode_pairs(
 
 def encode_pair(
     pair: Pair,
-    tokenizer: Tokenizer,
+    tokenizer: EncodesPrompts,
     *,
     index: int,
     needs_target: bool,
@@ -141,7 +141,7 @@ def encode_pair(
     return SkippedPair(index, reason, f"{source}, row {index} (counted from 0): {sentence}")
 
 
-def _answer_id(text: str | None, tokenizer: Tokenizer) -> int | None:
+def _answer_id(text: str | None, tokenizer: EncodesPrompts) -> int | None:
     return None if text is None else tokenizer.answer_id(text)
 
 
@@ -168,7 +168,7 @@ def _prompt_problem(encoded: EncodedPair, min_tokens: int) -> tuple[str, str] | 
 
 
 def _answer_problem(
-    pair: Pair, encoded: EncodedPair, tokenizer: Tokenizer
+    pair: Pair, encoded: EncodedPair, tokenizer: EncodesPrompts
 ) -> tuple[str, str] | None:
     """Return (reason, sentence) when target and distractor are not two single tokens."""
     for field, text in (("target", pair.target), ("distractor", pair.distractor)):
@@ -186,7 +186,7 @@ def _answer_problem(
     return None
 
 
-def _split(text: str | None, tokenizer: Tokenizer) -> str:
+def _split(text: str | None, tokenizer: EncodesPrompts) -> str:
     """Say which tokens an answer is, and what would be one token."""
     assert text is not None
     pieces = tokenizer.answer_pieces(text)

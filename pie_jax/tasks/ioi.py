@@ -13,7 +13,7 @@ import numpy as np
 
 from pie_jax.errors import InputError
 from pie_jax.tasks import words
-from pie_jax.tasks.encode import Tokenizer
+from pie_jax.tasks.encode import EncodesPrompts
 from pie_jax.tasks.records import Pair
 from pie_jax.tasks.words import Split
 
@@ -63,7 +63,7 @@ def generate(
     n: int,
     *,
     seed: int,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: EncodesPrompts | None = None,
     corruption: str = "s2-random",
     names: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,

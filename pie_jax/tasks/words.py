@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from pie_jax.errors import InputError
-from pie_jax.tasks.encode import MAX_TOKENS, EncodedPair, Tokenizer, encode_pair
+from pie_jax.tasks.encode import MAX_TOKENS, EncodedPair, EncodesPrompts, encode_pair
 from pie_jax.tasks.records import Pair
 
 Split = Literal["all", "train", "heldout"]
@@ -25,7 +25,7 @@ def word_list(text: str) -> tuple[str, ...]:
 
 
 def one_token_words(
-    words: Sequence[str], tokenizer: Tokenizer | None, *, needed: int, kind: str
+    words: Sequence[str], tokenizer: EncodesPrompts | None, *, needed: int, kind: str
 ) -> tuple[str, ...]:
     """Keep the words that are one token after a space; without a tokenizer, all of them.
 
@@ -114,7 +114,7 @@ def seeded(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def draw_distinct(n: int, draw: Callable[[], Pair], tokenizer: Tokenizer | None) -> list[Pair]:
+def draw_distinct(n: int, draw: Callable[[], Pair], tokenizer: EncodesPrompts | None) -> list[Pair]:
     """Draw until there are n pairs of different clean prompts, usable with the tokenizer.
 
     Raises:
@@ -137,7 +137,7 @@ def draw_distinct(n: int, draw: Callable[[], Pair], tokenizer: Tokenizer | None)
     )
 
 
-def _is_usable(pair: Pair, tokenizer: Tokenizer) -> bool:
+def _is_usable(pair: Pair, tokenizer: EncodesPrompts) -> bool:
     # One token more than is kept shows the prompts that would lose their last position.
     encoded = encode_pair(pair, tokenizer, index=0, needs_target=True, max_tokens=MAX_TOKENS + 1)
     return isinstance(encoded, EncodedPair) and len(encoded.clean) <= MAX_TOKENS

@@ -8,12 +8,12 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from pie_jax.errors import InputError
-from pie_jax.hub import resolve_folder
+from pie_jax.files.hub import resolve_folder
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.loader import parse_dtype
 from pie_jax.transcoders.formats import FORMATS
 from pie_jax.transcoders.formats.base import model_kind
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 
 def load_transcoder(

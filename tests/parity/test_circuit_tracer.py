@@ -24,10 +24,10 @@ from layouts import gemma_scope, gemma_scope_2, gemma_scope_2_clt
 from safetensors.numpy import load_file, save_file
 from tiny_transcoders import D, F, L, T, random, random_clt, write_set
 
-from pie_jax.hub import resolve_folder
+from pie_jax.files.hub import resolve_folder
 from pie_jax.transcoders.formats.circuit_tracer import save_transcoder
 from pie_jax.transcoders.loader import load_transcoder
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 pytestmark = pytest.mark.parity
 # float32 on both sides, in units of the largest value.

@@ -13,11 +13,17 @@ pytest.importorskip("circuit_tracer", reason="needs the extra `parity`")
 
 import torch
 
-from benchmarks.made import SHAPES, input_scale, make_model, make_pairs, make_transcoder
-from benchmarks.peer_check import BUDGET, Case, cases, check_loop, check_tracer
-from benchmarks.peer_circuit_tracer import CircuitTracer
-from benchmarks.peer_loop import Loop, rows_by_layer, rows_one_by_one
-from benchmarks.prune_measure import Work
+from benchmarks.parts.prune_measure import Work
+from benchmarks.parts.random_weights import (
+    SHAPES,
+    input_scale,
+    make_model,
+    make_pairs,
+    make_transcoder,
+)
+from benchmarks.peers.check import BUDGET, Case, cases, check_loop, check_tracer
+from benchmarks.peers.circuit_tracer import CircuitTracer
+from benchmarks.peers.loop import Loop, rows_by_layer, rows_one_by_one
 from pie_jax.errors import PieError
 from pie_jax.prune.options import PruneOptions, SynergyOptions
 from pie_jax.tasks.encode import EncodedPair

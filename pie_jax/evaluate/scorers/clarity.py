@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from pie_jax.evaluate.asking import Answers
-from pie_jax.evaluate.judges.base import JudgeFailed
-from pie_jax.evaluate.samples import drawn
 from pie_jax.evaluate.scorers.base import Scorer
 from pie_jax.evaluate.statistics import Score, gini_score, undefined
 from pie_jax.evaluate.subject import Subject
+from pie_jax.features.samples import drawn
+from pie_jax.judges.base import JudgeFailed
+from pie_jax.judges.batched import Answers
 
 # Texts from which a judge without an LLM makes its own.
 _NEUTRAL = 30

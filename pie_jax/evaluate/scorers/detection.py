@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from pie_jax.evaluate.asking import match_texts
-from pie_jax.evaluate.samples import drawn, quantile_spread
 from pie_jax.evaluate.scorers.base import Scorer
 from pie_jax.evaluate.statistics import Score, accuracy_score, undefined
 from pie_jax.evaluate.subject import Subject
-from pie_jax.interpret.texts import TokenText
+from pie_jax.features.samples import drawn, quantile_spread
+from pie_jax.features.texts import TokenText
+from pie_jax.judges.batched import match_texts
 
 
 async def score(subject: Subject) -> Score:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pie_jax.evaluate.samples import drawn
 from pie_jax.evaluate.scorers.base import Scorer
 from pie_jax.evaluate.scorers.detection import draw_windows, judge_windows, too_few
 from pie_jax.evaluate.statistics import Score, undefined
 from pie_jax.evaluate.subject import Subject
-from pie_jax.interpret.texts import TokenText
+from pie_jax.features.samples import drawn
+from pie_jax.features.texts import TokenText
 
 
 async def score(subject: Subject) -> Score:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pie_jax.evaluate.asking import rate_texts
-from pie_jax.evaluate.samples import drawn
 from pie_jax.evaluate.scorers.base import Scorer
 from pie_jax.evaluate.statistics import RESAMPLES, Interval, Score, undefined
 from pie_jax.evaluate.subject import Subject
-from pie_jax.interpret.texts import TokenText
+from pie_jax.features.samples import drawn
+from pie_jax.features.texts import TokenText
+from pie_jax.judges.batched import rate_texts
 
 NEEDS = ("clarity", "responsiveness")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pie_jax.evaluate.judges.base import Judge
-from pie_jax.interpret.chat import Chat
-from pie_jax.interpret.records import Explanation, FeatureExamples, FeatureKey
-from pie_jax.interpret.texts import Tokenizer
+from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.texts import ShowsTokens
+from pie_jax.judges.base import Judge
+from pie_jax.llm.chat import Chat
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ExplainOptions:
 class ExplainInputs:
     """What explainers share. `promoted` are tokens that a feature's decoders make likelier."""
 
-    tokenizer: Tokenizer
+    tokenizer: ShowsTokens
     chat: Chat | None = None
     judge: Judge | None = None
     promoted: Mapping[FeatureKey, Sequence[str]] = field(default_factory=dict)

@@ -9,12 +9,13 @@ from typing import TypeVar
 import numpy as np
 
 from pie_jax.errors import InputError
-from pie_jax.evaluate.judges.base import Judge, JudgeFailed
-from pie_jax.interpret.chat import Chat
+from pie_jax.features.records import Explanation, FeatureExamples, Window
+from pie_jax.features.texts import TokenText, window_text
 from pie_jax.interpret.explainers.base import Explainer, ExplainInputs
-from pie_jax.interpret.records import Explanation, FeatureExamples, Window
-from pie_jax.interpret.texts import TokenText, window_text
-from pie_jax.llm import InvalidReply, Message, Request, RequestFailed, schemas, wire
+from pie_jax.judges.base import Judge, JudgeFailed
+from pie_jax.llm import InvalidReply, Message, Request, RequestFailed
+from pie_jax.llm.chat import Chat
+from pie_jax.llm.parsing import schemas, wire
 
 T = TypeVar("T")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pie_jax.features.records import Explanation, FeatureExamples, Window
+from pie_jax.features.texts import TokenText, window_text
 from pie_jax.interpret.explainers.base import Explainer, ExplainInputs
-from pie_jax.interpret.patterns import learn_patterns, write
-from pie_jax.interpret.patterns.measure import Fit, measure
-from pie_jax.interpret.patterns.sentence import strings
-from pie_jax.interpret.patterns.strength import strongest_contexts
-from pie_jax.interpret.records import Explanation, FeatureExamples, Window
-from pie_jax.interpret.texts import TokenText, window_text
+from pie_jax.patterns import learn_patterns, write
+from pie_jax.patterns.measure import Fit, measure
+from pie_jax.patterns.sentence import strings
+from pie_jax.patterns.strength import strongest_contexts
 
 
 async def explain(examples: FeatureExamples, inputs: ExplainInputs) -> Explanation:

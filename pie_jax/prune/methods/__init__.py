@@ -1,5 +1,6 @@
 """Pruning methods: one file each, entered in `METHODS`."""
 
+from pie_jax.prune.engine.selection import Selection
 from pie_jax.prune.methods import (
     acdc,
     activation_magnitude,
@@ -16,7 +17,6 @@ from pie_jax.prune.methods import (
     staged,
 )
 from pie_jax.prune.methods.base import Method, run_method
-from pie_jax.prune.selection import Selection
 
 METHODS: dict[str, Method] = {
     module.METHOD.name: module.METHOD

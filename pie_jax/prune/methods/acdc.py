@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.buckets import multiple
-from pie_jax.mesh import fetch
-from pie_jax.programs import program
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.devices.mesh import fetch
+from pie_jax.devices.programs import program
+from pie_jax.devices.shapes import multiple
+from pie_jax.prune.batch.metrics import last_logits
+from pie_jax.prune.batch.problem import Problem, over_prompts
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.passes import kl_at_last
+from pie_jax.prune.engine.selection import PADDING, Selection, pad, with_scores
 from pie_jax.prune.methods.base import Method
-from pie_jax.prune.metrics import last_logits
-from pie_jax.prune.passes import kl_at_last
-from pie_jax.prune.problem import Problem, over_prompts
-from pie_jax.prune.selection import NOBODY, Selection, pad, with_scores
 
 # Nats; the budget's tau is looked for between these, on a log scale.
 _LOW, _HIGH = 1e-9, 1e2
@@ -50,7 +50,7 @@ def sweep(
                 tests = jax.vmap(lambda member: state + removed(member[None]))(members)
                 values = jax.vmap(kl)(jnp.concatenate([state[None], tests]))
                 rise = jnp.where(members >= 0, values[1:] - values[0], jnp.inf)
-                gone = jnp.where(rise < tau, members, NOBODY)
+                gone = jnp.where(rise < tau, members, PADDING)
                 return state + removed(gone), rise
 
             start = jnp.zeros((problem.delta.shape[0], *problem.no_change().shape), jnp.float32)
@@ -61,7 +61,7 @@ def sweep(
     return over_prompts(one, problem, blocks, tau)
 
 
-def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     """Bisect tau for every budget of every prompt at once; the nearest set from below is kept.
 
     Where no tau leaves exactly K, those whose test raised KL most fill up, or are all that stays.
@@ -88,16 +88,16 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     return [_fill(best[:, j], counts, budget) for j, budget in enumerate(budgets)]
 
 
-def _visiting_order(inputs: PruneInputs, block: int) -> np.ndarray:
+def _visiting_order(inputs: BatchEvaluator, block: int) -> np.ndarray:
     valid = inputs.occurrences.valid
     size = multiple(valid.shape[1], block)
-    visits = np.full((len(valid), size), NOBODY, np.int32)
+    visits = np.full((len(valid), size), PADDING, np.int32)
     for b, count in enumerate(inputs.occurrences.count):
         visits[b, :count] = np.arange(count)[::-1]
     return visits.reshape(len(valid), -1, block)
 
 
-def _rises(inputs: PruneInputs, visits: np.ndarray, tau: np.ndarray, size: int) -> np.ndarray:
+def _rises(inputs: BatchEvaluator, visits: np.ndarray, tau: np.ndarray, size: int) -> np.ndarray:
     """Return each occurrence's rise of KL, [B, J, N]; -inf for padding."""
     result = sweep(inputs.problem, inputs.put(visits), inputs.put(tau.astype(np.float32)))
     flat = fetch(result).reshape(*tau.shape, -1)

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import Selection
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.search.fallback import best_of, exact_kl
-from pie_jax.prune.search.found import Search
-from pie_jax.prune.search.task_search import TaskSearch
-from pie_jax.prune.selection import Selection
+from pie_jax.prune.search.shared import Search
+from pie_jax.prune.search.task.search import TaskSearch
 
 
-def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     """Return the better of the grown and the learned circuit for every budget, then exchanged, or
     that of FAP or RelP where it is better still."""
-    search = Search(inputs, budgets, least=min(budgets), from_worth=True)
-    circuits = search.exchanged(search.learned_from_worth())
+    search = Search(inputs, budgets, least=min(budgets), from_gains=True)
+    circuits = search.exchanged(search.learned_from_gains())
     found = search.selections(circuits)
     return best_of(inputs, budgets, found, exact_kl(inputs, budgets, found, circuits))
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.selection import Selection, keep_top, with_scores
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import Selection, keep_top, with_scores
 
 if TYPE_CHECKING:
-    from pie_jax.prune.search.task_search import TaskSearch
+    from pie_jax.prune.search.task.search import TaskSearch
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Method:
 
     name: str
     description: str
-    scores: Callable[[PruneInputs], np.ndarray] | None = None
-    select: Callable[[PruneInputs, tuple[int, ...]], list[Selection]] | None = None
+    scores: Callable[[BatchEvaluator], np.ndarray] | None = None
+    select: Callable[[BatchEvaluator, tuple[int, ...]], list[Selection]] | None = None
     task: Callable[[TaskSearch], tuple[np.ndarray, np.ndarray]] | None = None
 
 
 def run_method(
     method: Method,
-    inputs: PruneInputs,
+    inputs: BatchEvaluator,
     budgets: tuple[int, ...],
     scores: np.ndarray | None = None,
 ) -> list[Selection]:
@@ -49,7 +49,7 @@ def run_method(
 
 
 def top_selections(
-    inputs: PruneInputs, scores: np.ndarray, budgets: tuple[int, ...]
+    inputs: BatchEvaluator, scores: np.ndarray, budgets: tuple[int, ...]
 ) -> list[Selection]:
     """Keep the K largest scores by magnitude in each prompt for every budget, ranked once where
     smaller sets are the beginnings of larger ones."""
@@ -59,7 +59,7 @@ def top_selections(
     return [Selection(*(array[:, :budget] for array in widest)) for budget in budgets]
 
 
-def top_selection(inputs: PruneInputs, scores: np.ndarray, budget: int) -> Selection:
+def top_selection(inputs: BatchEvaluator, scores: np.ndarray, budget: int) -> Selection:
     """Keep the K largest scores by magnitude in each prompt, in the scope asked for."""
     occurrences, scope = inputs.occurrences, inputs.options.scope_layers
     rows = zip(scores, occurrences.layer, occurrences.count.tolist(), strict=True)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.methods.base import Method
 
 
-def scores(inputs: PruneInputs) -> np.ndarray:
+def scores(inputs: BatchEvaluator) -> np.ndarray:
     """Return m_clean - m(occurrence removed), [B, N]; one forward pass an occurrence."""
     valid = inputs.occurrences.valid
     index = np.arange(valid.shape[1], dtype=np.int32)

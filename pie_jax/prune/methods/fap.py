@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.methods.base import Method
 
 
-def scores(inputs: PruneInputs) -> np.ndarray:
+def scores(inputs: BatchEvaluator) -> np.ndarray:
     """Return the FAP score of every occurrence, [B, N], in units of the metric."""
     return inputs.attribution(inputs.options.gradient)
 

@@ -10,16 +10,16 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.mesh import fetch
-from pie_jax.programs import program
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.devices.mesh import fetch
+from pie_jax.devices.programs import program
+from pie_jax.prune.batch.metrics import Metric
+from pie_jax.prune.batch.problem import Problem, mean_over_corruptions, over_prompts
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import PADDING, Selection, rank, with_scores
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.methods.fap import scores as fap_scores
-from pie_jax.prune.methods.fap_synergy import Plan, boosts, choose, plan, removal_sets
-from pie_jax.prune.metrics import Metric
+from pie_jax.prune.methods.fap_synergy import SynergyPlan, boosts, choose, plan, removal_sets
 from pie_jax.prune.options import SynergyOptions
-from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
-from pie_jax.prune.selection import NOBODY, Selection, rank, with_scores
 
 
 @program("metric")
@@ -48,10 +48,10 @@ def interactions(
     return over_prompts(one, problem, partners)
 
 
-def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     """Rerank the cut at every budget; the partners' products are computed once for all."""
     scores, options = fap_scores(inputs), inputs.options.synergy
-    partners = np.full((len(scores), options.partners), NOBODY, np.int32)
+    partners = np.full((len(scores), options.partners), PADDING, np.int32)
     for row, score, count in zip(partners, scores, inputs.occurrences.count, strict=True):
         first = rank(score, int(count))[: options.partners]
         row[: len(first)] = first
@@ -60,7 +60,7 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
 
 
 def _select_one(
-    inputs: PruneInputs,
+    inputs: BatchEvaluator,
     scores: np.ndarray,
     pairs: np.ndarray,
     budget: int,
@@ -82,7 +82,7 @@ def _select_one(
 
 
 def _with_pairs(
-    plan: Plan, alone: np.ndarray, pairs: np.ndarray, options: SynergyOptions
+    plan: SynergyPlan, alone: np.ndarray, pairs: np.ndarray, options: SynergyOptions
 ) -> np.ndarray:
     """Return effects in the order of `removal_sets`: those alone, then of every pair."""
     cap, met = options.boundary_cap, options.partners_per_candidate

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import PADDING, Selection, pad, rank, with_scores
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.methods.fap import scores as fap_scores
 from pie_jax.prune.options import SynergyOptions
-from pie_jax.prune.selection import NOBODY, Selection, pad, rank, with_scores
 
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Plan:
+class SynergyPlan:
     """What is settled and what is open at one budget, for one prompt.
 
     `order` all occurrences by |score|; `core` kept in any case; `boundary` [C] the candidates;
@@ -37,7 +37,7 @@ class Plan:
 
 def plan(
     score: np.ndarray, count: int, budget: int, options: SynergyOptions, rng: np.random.Generator
-) -> Plan:
+) -> SynergyPlan:
     """Split one prompt's occurrences into core, boundary and partners."""
     order = rank(score, count)
     half = round(options.boundary_percent / 100 * budget * 0.5)
@@ -47,16 +47,16 @@ def plan(
     met = min(options.partners_per_candidate, len(partners))
     draws = [rng.permutation(len(partners))[:met] for _ in boundary]
     pairs = np.array(draws, np.int64).reshape(len(boundary), met)
-    return Plan(order, core, boundary, partners, pairs)
+    return SynergyPlan(order, core, boundary, partners, pairs)
 
 
-def removal_sets(plan: Plan, options: SynergyOptions) -> np.ndarray:
+def removal_sets(plan: SynergyPlan, options: SynergyOptions) -> np.ndarray:
     """Return what to remove: candidates, then partners, then pairs, [S, 2] padded with -1.
 
     S depends on the options alone, so that no prompt recompiles.
     """
     cap, partners, met = options.boundary_cap, options.partners, options.partners_per_candidate
-    sets = np.full((cap + partners + cap * met, 2), NOBODY, np.int32)
+    sets = np.full((cap + partners + cap * met, 2), PADDING, np.int32)
     sets[: len(plan.boundary), 0] = plan.boundary
     sets[cap : cap + len(plan.partners), 0] = plan.partners
     pairs = sets[cap + partners :].reshape(cap, met, 2)
@@ -67,7 +67,7 @@ def removal_sets(plan: Plan, options: SynergyOptions) -> np.ndarray:
 
 
 def boosts(
-    plan: Plan, effects: np.ndarray, score: np.ndarray, budget: int, options: SynergyOptions
+    plan: SynergyPlan, effects: np.ndarray, score: np.ndarray, budget: int, options: SynergyOptions
 ) -> np.ndarray:
     """Return the boost of each candidate, [C], from the effects [S] of `removal_sets`."""
     cap, partners, met = options.boundary_cap, options.partners, options.partners_per_candidate
@@ -92,7 +92,7 @@ def boosts(
     return own + options.weight * np.maximum(middle, 0.0) / max(usual_effect, _TINY)
 
 
-def choose(plan: Plan, boost: np.ndarray, budget: int) -> np.ndarray:
+def choose(plan: SynergyPlan, boost: np.ndarray, budget: int) -> np.ndarray:
     """Return the kept set [K]: the core, then the candidates by boost, then by |score|."""
     places = max(budget - len(plan.core), 0)
     best = plan.boundary[np.argsort(-boost, kind="stable")][:places]
@@ -101,7 +101,7 @@ def choose(plan: Plan, boost: np.ndarray, budget: int) -> np.ndarray:
     return pad(np.concatenate([kept, rest]), budget)
 
 
-def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     """Rerank the cut at every budget; the effects of all budgets are measured together.
 
     Only pairs of which both members lower the metric alone are measured: no other counts.
@@ -128,7 +128,7 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
 
 
 def _effects(
-    inputs: PruneInputs, sets: list[np.ndarray], options: SynergyOptions
+    inputs: BatchEvaluator, sets: list[np.ndarray], options: SynergyOptions
 ) -> list[np.ndarray]:
     """Return the effects [B, S] of every budget's sets; 0 for pairs that do not count."""
     alone = options.boundary_cap + options.partners
@@ -149,7 +149,7 @@ def _counting(sets: np.ndarray, single: np.ndarray, options: SynergyOptions) -> 
     ]
     pairs = sets[:, alone:].copy()
     for of_prompt, positive in zip(pairs, lowers, strict=True):
-        of_prompt[~np.isin(of_prompt, list(positive)).all(axis=1)] = NOBODY
+        of_prompt[~np.isin(of_prompt, list(positive)).all(axis=1)] = PADDING
     assert pairs.shape[1] == cap * options.partners_per_candidate
     return pairs
 

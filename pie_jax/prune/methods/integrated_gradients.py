@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pie_jax.mesh import fetch
+from pie_jax.devices.mesh import fetch
+from pie_jax.devices.programs import program
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
-from pie_jax.programs import program
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.batch.metrics import last_logits
+from pie_jax.prune.batch.problem import Problem, mean_over_corruptions, over_prompts
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.passes import objective_value
 from pie_jax.prune.methods.base import Method
-from pie_jax.prune.metrics import last_logits
-from pie_jax.prune.passes import objective_value
-from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
 
 
 def path_points(points: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def scores_at(
     return over_prompts(one, problem, total)
 
 
-def scores(inputs: PruneInputs) -> np.ndarray:
+def scores(inputs: BatchEvaluator) -> np.ndarray:
     """Return the integrated gradient of every occurrence, [B, N], in the objective's units."""
     options = inputs.options.integrated
     objective = inputs.options.metric if options.objective == "metric" else options.objective

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import Selection
 from pie_jax.prune.methods.base import Method
-from pie_jax.prune.search.found import Search
-from pie_jax.prune.search.task_search import TaskSearch
-from pie_jax.prune.selection import Selection
+from pie_jax.prune.search.shared import Search
+from pie_jax.prune.search.task.search import TaskSearch
 
 
-def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     """Return the best circuit that learning from the grown one saw, for every budget."""
     search = Search(inputs, budgets)
     return search.selections(search.learned_from_grown())

@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 import numpy as np
 
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import Selection
 from pie_jax.prune.methods.base import Method, top_selection
 from pie_jax.prune.search.grow import largest
-from pie_jax.prune.search.task_search import TaskSearch
-from pie_jax.prune.selection import Selection
+from pie_jax.prune.search.task.search import TaskSearch
 
 
-def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     """Keep the first K of one random order a prompt, so that larger budgets hold smaller ones."""
     occurrences = inputs.occurrences
     order = np.zeros(occurrences.clean.shape, np.float32)

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from pie_jax.mesh import fetch
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.devices.mesh import fetch
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import Selection, pad, with_scores
 from pie_jax.prune.methods.base import Method
-from pie_jax.prune.search.found import Search
 from pie_jax.prune.search.path import nested_path, path_ends
-from pie_jax.prune.search.task_search import TaskSearch
-from pie_jax.prune.selection import Selection, pad, with_scores
+from pie_jax.prune.search.shared import Search
+from pie_jax.prune.search.task.search import TaskSearch
 
 
-def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     """Return the circuits of every budget on one path a prompt."""
     if not inputs.options.search.grows:
         return _on_path(inputs, budgets)
@@ -29,7 +29,7 @@ def select(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
     return search.selections(search.exchanged(search.grown))
 
 
-def _on_path(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[Selection]:
+def _on_path(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     ends = path_ends(inputs, budgets)
     path = nested_path(inputs, ends)
     mask, score = fetch(path.mask), fetch(path.score)

@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.search.space import Space
 
 # A gradient keeps about this many arrays of the size of an intervention.
 KEPT_BY_GRADIENT = 8
 
 
-def side_by_side(inputs: PruneInputs, circuits: int) -> int:
+def side_by_side(inputs: BatchEvaluator, circuits: int) -> int:
     """Return how many prompts with so many circuits each fit `chunk_bytes`; it divides B."""
     batch = len(inputs.rows)
     fit = batch * inputs.side_by_side() // (KEPT_BY_GRADIENT * circuits)

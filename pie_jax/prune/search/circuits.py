@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pie_jax.programs import program
+from pie_jax.devices.programs import program
+from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.search.space import Space, kl_and_gain
-from pie_jax.prune.selection import NOBODY
 
 
 class Circuits(NamedTuple):
@@ -52,7 +52,9 @@ def largest_members(score: Float[Array, " P"], size: Int[Array, ""], most: int) 
     ones, the first; never of -inf."""
     value, index = jax.lax.top_k(score, min(most, score.shape[0]))
     chosen = (jnp.arange(len(index)) < size) & (value > -jnp.inf)
-    return jnp.pad(jnp.where(chosen, index, NOBODY), (0, most - len(index)), constant_values=NOBODY)
+    return jnp.pad(
+        jnp.where(chosen, index, PADDING), (0, most - len(index)), constant_values=PADDING
+    )
 
 
 def is_member(members: Int[Array, " K"], count: int) -> Bool[Array, " P"]:

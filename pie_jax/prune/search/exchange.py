@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pie_jax.programs import program
+from pie_jax.devices.programs import program
 from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, is_member, measure
 from pie_jax.prune.search.space import Space, circuit_kl

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from pie_jax.mesh import fetch
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.devices.mesh import fetch
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import PADDING, Selection
 from pie_jax.prune.methods.base import top_selections
 from pie_jax.prune.search.circuits import Circuits
-from pie_jax.prune.selection import NOBODY, Selection
 
 # FAP and RelP: one gradient each.
 _RULES = ("frozen", "relp")
 
 
 def best_of(
-    inputs: PruneInputs, budgets: tuple[int, ...], found: list[Selection], kl: np.ndarray
+    inputs: BatchEvaluator, budgets: tuple[int, ...], found: list[Selection], kl: np.ndarray
 ) -> list[Selection]:
     """Return for every prompt and budget the kept set of the least exact KL: the one `found`, whose
     `kl` is [B, S] in nats, or that of a gradient score; of equal ones, the one found."""
@@ -35,12 +35,12 @@ def best_of(
 
 
 def exact_kl(
-    inputs: PruneInputs, budgets: tuple[int, ...], found: list[Selection], circuits: Circuits
+    inputs: BatchEvaluator, budgets: tuple[int, ...], found: list[Selection], circuits: Circuits
 ) -> np.ndarray:
     """Return the KL of kept sets [B, S] in nats: the circuits' own, measured again where a kept set
     holds more than its circuit."""
     kl, members = fetch(circuits.kl), fetch(circuits.members)
-    held = np.stack([(one.kept != NOBODY).sum(axis=1) for one in found], axis=1)
+    held = np.stack([(one.kept != PADDING).sum(axis=1) for one in found], axis=1)
     if (held == (members >= 0).sum(axis=2)).all():
         return kl
     return inputs.kl_last(_stacked(found, budgets))
@@ -50,7 +50,7 @@ def _stacked(selections: list[Selection], budgets: tuple[int, ...]) -> np.ndarra
     """Return the kept sets of all selections as one array [B, S, K]."""
     most = max(budgets)
     kept = [one.kept for one in selections]
-    wide = [np.pad(k, ((0, 0), (0, most - k.shape[1])), constant_values=NOBODY) for k in kept]
+    wide = [np.pad(k, ((0, 0), (0, most - k.shape[1])), constant_values=PADDING) for k in kept]
     return np.stack(wide, axis=1)
 
 

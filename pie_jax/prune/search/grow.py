@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.programs import program
+from pie_jax.devices.programs import program
+from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, is_member, largest_members, measure
 from pie_jax.prune.search.space import Space
-from pie_jax.prune.selection import NOBODY
 
 
 class Path(NamedTuple):
@@ -53,7 +53,7 @@ def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
             longer = largest_members(jnp.where(held, jnp.inf, gain), end, most)
             return longer, (circuit, gain)
 
-        nothing = jnp.full(most, NOBODY, jnp.int32)
+        nothing = jnp.full(most, PADDING, jnp.int32)
         _, (circuits, gains) = jax.lax.scan(stage, nothing, stages)
         worth = jnp.where(space.real, gains[:-1].mean(axis=0), 0.0)
         return Path(jax.tree.map(lambda each: each[1:], circuits), circuits.kl[0], worth)

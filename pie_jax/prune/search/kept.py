@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from pie_jax.mesh import fetch
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.devices.mesh import fetch
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import PADDING, Selection, pad
 from pie_jax.prune.search.space import Space
-from pie_jax.prune.selection import NOBODY, Selection, pad
 
 
 def to_selection(
-    inputs: PruneInputs, space: Space, members: np.ndarray, score: np.ndarray, budget: int
+    inputs: BatchEvaluator, space: Space, members: np.ndarray, score: np.ndarray, budget: int
 ) -> Selection:
     """Return the kept set of each circuit [B, K], ordered by score [B, K] from the largest down.
 
@@ -28,7 +28,7 @@ def to_selection(
 
 
 def _one(
-    inputs: PruneInputs,
+    inputs: BatchEvaluator,
     index: np.ndarray,
     b: int,
     members: np.ndarray,
@@ -36,7 +36,7 @@ def _one(
     budget: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     count = int(inputs.occurrences.count[b])
-    real = np.flatnonzero(members != NOBODY)
+    real = np.flatnonzero(members != PADDING)
     real = real[np.argsort(-score[real], kind="stable")][:budget]
     kept = index[members[real]]
     size = np.abs(inputs.occurrences.delta[b, :, :count]).sum(axis=0)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from pie_jax.programs import program
+from pie_jax.devices.programs import program
 from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, largest_members, measure
 from pie_jax.prune.search.space import Space

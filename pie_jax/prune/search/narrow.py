@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pie_jax.mesh import fetch
-from pie_jax.programs import program
-from pie_jax.prune.inputs import PruneInputs
+from pie_jax.devices.mesh import fetch
+from pie_jax.devices.programs import program
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.search.circuits import Circuits
 from pie_jax.prune.search.space import TILE, Space, highest, tiles
-from pie_jax.prune.selection import NOBODY
 
 
 class Narrower(NamedTuple):
@@ -33,7 +33,9 @@ class Narrower(NamedTuple):
         return circuits._replace(members=_looked_up(self.of, circuits.members))
 
 
-def narrowed(inputs: PruneInputs, space: Space, score: Float[Array, "B P"], most: int) -> Narrower:
+def narrowed(
+    inputs: BatchEvaluator, space: Space, score: Float[Array, "B P"], most: int
+) -> Narrower:
     """Return each prompt's `most` candidates of the highest score; all if no prompt has more."""
     real = fetch(space.real)
     if real.sum(axis=1).max(initial=0) <= most:
@@ -52,7 +54,7 @@ def narrowed(inputs: PruneInputs, space: Space, score: Float[Array, "B P"], most
 @program()
 @jax.vmap
 def _looked_up(index: Int[Array, " Q"], members: Int[Array, "S K"]) -> Int[Array, "S K"]:
-    return jnp.where(members >= 0, index[jnp.maximum(members, 0)], NOBODY)
+    return jnp.where(members >= 0, index[jnp.maximum(members, 0)], PADDING)
 
 
 @program()
@@ -65,5 +67,5 @@ def _taken(of: tuple[Array, Array, Array, Array], index: Int[Array, " Q"]) -> tu
         rows.reshape(-1, rows.shape[-1])[at].reshape(-1, TILE, rows.shape[-1]),
         jnp.where(real, delta[:, at], 0.0),
         jnp.where(real, score[at], 0.0),
-        jnp.where(real, occurrence[at], NOBODY),
+        jnp.where(real, occurrence[at], PADDING),
     )

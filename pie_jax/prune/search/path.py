@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from pie_jax.devices.programs import program
 from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
-from pie_jax.programs import program
-from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.metrics import last_logits
-from pie_jax.prune.passes import objective_value
-from pie_jax.prune.problem import Problem, mean_over_corruptions, over_prompts
+from pie_jax.prune.batch.metrics import last_logits
+from pie_jax.prune.batch.problem import Problem, mean_over_corruptions, over_prompts
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.passes import objective_value
 from pie_jax.prune.search.grow import largest, stage_ends
 
 # KL has no gradient at the clean run: the first stage from there averages over these shares kept.
@@ -36,7 +36,7 @@ class NestedPath(NamedTuple):
     score: Float[Array, "*B E N"]
 
 
-def nested_path(inputs: PruneInputs, ends: list[int]) -> NestedPath:
+def nested_path(inputs: BatchEvaluator, ends: list[int]) -> NestedPath:
     """Return circuits of `ends` [E] members, rising; shrunk ones were found from the last down."""
     options = inputs.options.search
     shrinks = options.start == "everything"
@@ -48,7 +48,7 @@ def nested_path(inputs: PruneInputs, ends: list[int]) -> NestedPath:
     return NestedPath(*(x[:, ::-1] for x in found)) if shrinks else found
 
 
-def path_ends(inputs: PruneInputs, budgets: tuple[int, ...]) -> list[int]:
+def path_ends(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[int]:
     """Return the sizes of a path's circuits, every budget among them."""
     stages = inputs.options.search.stages
     if inputs.options.search.start == "nothing":

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pie_jax.buckets import bucket, multiple
-from pie_jax.mesh import fetch
+from pie_jax.devices.mesh import fetch
+from pie_jax.devices.programs import program
+from pie_jax.devices.shapes import bucket, multiple
 from pie_jax.models.transformer import Transformer
-from pie_jax.programs import program
-from pie_jax.prune.inputs import PruneInputs
-from pie_jax.prune.problem import Problem, over_prompts
-from pie_jax.prune.search.window import Window, open_window, window_kl
-from pie_jax.prune.selection import NOBODY
+from pie_jax.prune.batch.problem import Problem, over_prompts
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import PADDING
+from pie_jax.prune.search.clean_run import CleanRun, open_window, window_kl
 
 TILE = 16
 _LEAST_TILES = 32
@@ -42,7 +42,7 @@ class Space(NamedTuple):
     """
 
     model: Transformer
-    window: Window
+    window: CleanRun
     occurrence: Int[Array, "*B P"]
     position: Int[Array, "*B I"]
     rows: Float[Array, "*B I tile LD"]
@@ -101,7 +101,7 @@ def kl_and_gain(
     return value, jnp.where(space.real, gain, -jnp.inf)
 
 
-def search_space(inputs: PruneInputs, most: int) -> Space:
+def search_space(inputs: BatchEvaluator, most: int) -> Space:
     """Return the candidates of a batch: at most `most` a prompt, the best by gradients on a path.
 
     An occurrence that no corruption changes is no candidate: keeping it changes nothing.
@@ -120,7 +120,7 @@ def tiles(
     """Return the live occurrences by position, -1 for padding, and the position of each tile."""
     rows = [_row(np.flatnonzero(one), at) for one, at in zip(live, position, strict=True)]
     count = bucket(max(len(index) for index, _ in rows) // TILE, _LEAST_TILES)
-    index = np.full((len(rows), count * TILE), NOBODY, np.int32)
+    index = np.full((len(rows), count * TILE), PADDING, np.int32)
     where = np.zeros((len(rows), count), np.int32)
     for b, (members, positions) in enumerate(rows):
         index[b, : len(members)] = members
@@ -133,7 +133,7 @@ def _row(members: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndar
     parts, positions = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     for at in np.unique(position[members]):
         here = members[position[members] == at]
-        part = np.full(multiple(len(here), TILE), NOBODY, np.int32)
+        part = np.full(multiple(len(here), TILE), PADDING, np.int32)
         part[: len(here)] = here
         parts.append(part)
         positions.append(np.full(len(part) // TILE, at, np.int32))
@@ -151,17 +151,17 @@ def highest(
 
 
 @program()
-def _windows(problem: Problem) -> Window:
+def _windows(problem: Problem) -> CleanRun:
     return over_prompts(open_window, problem)
 
 
 @program()
 def _path_scores(
-    problem: Problem, window: Window, total: Float[Array, "B M L W D"]
+    problem: Problem, window: CleanRun, total: Float[Array, "B M L W D"]
 ) -> Float[Array, "B N"]:
     """Return the larger gain of each occurrence: with nothing kept, or averaged on the path."""
 
-    def one(problem: Problem, window: Window, total: Array) -> Array:
+    def one(problem: Problem, window: CleanRun, total: Array) -> Array:
         def gradient(share: Array) -> Array:
             def kl(change: Array) -> Array:
                 return jax.vmap(lambda c: window_kl(problem.model, window, c))(change).mean()
@@ -184,7 +184,7 @@ def _path_scores(
 
 @program()
 def _gather(
-    problem: Problem, window: Window, total: Array, index: Int[Array, "B P"], position: Array
+    problem: Problem, window: CleanRun, total: Array, index: Int[Array, "B P"], position: Array
 ) -> Space:
     layers = jnp.arange(total.shape[2])
 

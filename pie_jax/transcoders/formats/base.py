@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from pie_jax.errors import InputError
-from pie_jax.hub import fetch_file
+from pie_jax.files.hub import fetch_file
 from pie_jax.transcoders.config import FeatureActivation, InputSite, OutputSite
 from pie_jax.transcoders.formats.layer_files import Site
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 _INPUT_HOOKS: dict[str, InputSite] = {
     "hook_resid_mid": "resid_mid",

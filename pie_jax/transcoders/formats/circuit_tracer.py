@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from pie_jax.errors import InputError
-from pie_jax.tensor_files import TensorFile, require_finite
+from pie_jax.files.tensor_reader import TensorFile, require_finite
 from pie_jax.transcoders.config import FeatureActivation, TranscoderConfig
 from pie_jax.transcoders.formats.base import (
     Format,
@@ -21,7 +21,7 @@ from pie_jax.transcoders.formats.base import (
 )
 from pie_jax.transcoders.formats.layer_files import GEMMA_SCOPE_2, LayerFile, Site, assemble
 from pie_jax.transcoders.modules import CrossLayerTranscoder
-from pie_jax.transcoders.stored import EncoderArrays, Transcoder
+from pie_jax.transcoders.store import EncoderArrays, Transcoder
 
 _KIND = "cross_layer_transcoder"
 

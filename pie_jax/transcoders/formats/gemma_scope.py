@@ -16,7 +16,7 @@ from pie_jax.errors import InputError
 from pie_jax.transcoders.config import InputSite, OutputSite
 from pie_jax.transcoders.formats.base import Format, numbered_layers
 from pie_jax.transcoders.formats.layer_files import GEMMA_SCOPE_2, LayerFile, Site, assemble
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 _LAYER = re.compile(r"layer_(\d+)_(.+)")
 _CROSS = "params_layer_{}.safetensors"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from pie_jax.errors import InputError
-from pie_jax.npz_files import NpzFile
-from pie_jax.tensor_files import TensorFile, require_finite
+from pie_jax.files.npz import NpzFile
+from pie_jax.files.tensor_reader import TensorFile, require_finite
 from pie_jax.transcoders.config import FeatureActivation, InputSite, OutputSite, TranscoderConfig
-from pie_jax.transcoders.stored import EncoderArrays, LazyLayers, Transcoder
+from pie_jax.transcoders.store import EncoderArrays, LazyLayers, Transcoder
 
 
 @dataclass(frozen=True)

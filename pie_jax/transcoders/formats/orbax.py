@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from pie_jax.checkpoint import (
+from pie_jax.errors import InputError
+from pie_jax.files.checkpoint import (
     MANIFEST,
     is_kind,
     load_arrays,
@@ -24,13 +25,12 @@ from pie_jax.checkpoint import (
     save_arrays,
     write_manifest,
 )
-from pie_jax.errors import InputError
-from pie_jax.tensor_files import TensorFile
-from pie_jax.tensor_writer import write_tensors
+from pie_jax.files.tensor_reader import TensorFile
+from pie_jax.files.tensor_writer import write_tensors
 from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.formats.base import Format
 from pie_jax.transcoders.modules import Encoder
-from pie_jax.transcoders.stored import EncoderArrays, LazyLayers, Transcoder
+from pie_jax.transcoders.store import EncoderArrays, LazyLayers, Transcoder
 
 _KIND = "pie-jax-transcoder"
 

@@ -10,7 +10,7 @@ from typing import Any
 from pie_jax.errors import InputError
 from pie_jax.transcoders.formats.base import Format
 from pie_jax.transcoders.formats.layer_files import SPARSIFY, LayerFile, Site, assemble
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 _MODULE = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d+)\.mlp")
 # What decides the arithmetic, and what only training needs.

@@ -18,7 +18,7 @@ from pie_jax.transcoders.formats.base import (
     site_of,
 )
 from pie_jax.transcoders.formats.layer_files import LayerFile, assemble
-from pie_jax.transcoders.stored import Transcoder
+from pie_jax.transcoders.store import Transcoder
 
 
 def recognises(folder: Path) -> bool:

@@ -1,0 +1,63 @@
+"""`pie-jax train-clt`: train a cross-layer transcoder on a text corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from pie_jax.cli import options as opt
+from pie_jax.cli.console import console, progress_bar, quiet_orbax, use_compile_cache
+
+if TYPE_CHECKING:
+    from pie_jax.transcoders.training.report import Quality
+
+
+def train_clt(
+    corpus: Annotated[list[Path], typer.Option(help="Text or JSONL ({'text': ...}); repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder for the transcoder; resumes if interrupted.")],
+    features: Annotated[int, typer.Option(help="Features a layer.")],
+    l0: Annotated[float, typer.Option(help="Active features wanted per layer and token.")],
+    model: opt.Model = "demo",
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 1500,
+    seed: opt.Seed = 0,
+) -> None:
+    """Train a cross-layer transcoder and write it in circuit-tracer's format.
+
+    Examples:
+
+    \b
+    pie-jax train-clt --model demo --corpus text.jsonl --features 1024 --l0 13 --out clt
+    """
+    from pie_jax.models.loader import load_model
+    from pie_jax.transcoders.training.run import TrainOptions, train_clt
+
+    use_compile_cache()
+    quiet_orbax()
+    options = TrainOptions(features=features, l0=l0, steps=steps, seed=seed)
+    with progress_bar("train-clt") as progress:
+        report = train_clt(
+            load_model(model),
+            corpus,
+            out,
+            options,
+            progress=lambda step, total, _: progress(step, total, "steps"),
+        )
+    console.print(_quality_table(report.heldout))
+    console.print(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
+
+
+def _quality_table(quality: Quality) -> Table:
+    """Return a trained transcoder's figures on held-out tokens, a row per layer."""
+    table = Table(
+        title=f"on {quality.tokens:,} held-out tokens", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for name in ("layer", "explained variance", "L0", "dead features"):
+        table.add_column(name, justify="right")
+    rows = zip(quality.explained_variance, quality.l0, quality.dead_share, strict=True)
+    for layer, (variance, l0, dead) in enumerate(rows):
+        table.add_row(str(layer), f"{variance:.3f}", f"{l0:.1f}", f"{dead:.1%}")
+    return table

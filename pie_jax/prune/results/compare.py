@@ -1,0 +1,167 @@
+"""Finished runs side by side, as tables and one chart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from rich.table import Table
+
+from pie_jax.charts.line_chart import Series, line_chart
+from pie_jax.errors import InputError
+from pie_jax.intervals import Mean, bootstrap_mean, bootstrap_ratio
+from pie_jax.prune.results.folder import load_result
+from pie_jax.prune.results.measures import (
+    CircuitSize,
+    area,
+    by_prompt,
+    compression,
+    faithfulness_areas,
+    kl_ratios,
+    paired_difference,
+    sizes_for_baseline,
+    stability,
+    unique_features,
+)
+from pie_jax.prune.results.tables import PruneResult
+
+Runs = dict[str, PruneResult]
+
+
+def load_runs(folders: Sequence[Path], baseline: str) -> Runs:
+    """Read runs by their folders' names. Raises `InputError` where one is no run, is named twice or
+    lacks the baseline."""
+    runs: Runs = {}
+    for folder in folders:
+        if str(folder) in runs:
+            raise InputError(f"{folder}: is named twice; name each run once.")
+        runs[str(folder)] = load_result(folder)
+        if baseline not in methods(runs[str(folder)]):
+            known = ", ".join(methods(runs[str(folder)]))
+            raise InputError(f"--baseline: `{baseline}` is not in {folder}; it has {known}.")
+    return runs
+
+
+def methods(result: PruneResult) -> list[str]:
+    """Return the methods of a run in its order."""
+    return list(dict.fromkeys(result.behaviour["method"].to_pylist()))
+
+
+def run_tables(runs: Runs, baseline: str) -> Iterator[tuple[str, Table]]:
+    """Yield for every run a table a measure, by method and budget, one over all budgets, and what
+    each stands for."""
+    for name, result in runs.items():
+        budgets = sorted(set(result.behaviour["budget"].to_pylist()))
+        for title, rows in _measures(result, baseline):
+            table = Table("method", *(f"K = {budget}" for budget in budgets))
+            for method, words in rows.items():
+                table.add_row(method, *(words[budget] for budget in budgets))
+            yield f"{name}: {title}", table
+        title = f"area: mean KL over log K, and beside {baseline}'s; unique: at K = {budgets[-1]}"
+        yield f"{name}: {title}", _areas(result, baseline)
+
+
+# A measure's words by method and budget.
+Words = dict[str, dict[int, str]]
+
+
+def _measures(result: PruneResult, baseline: str) -> Iterator[tuple[str, Words]]:
+    """Yield the measures that a run has."""
+    names, config = methods(result), result.record.get("config", {})
+    kind = config.get("corruption", "corrupted-prompt")
+    judged = f"judged on {config.get('judge_corruptions', 'same')} corruptions ({kind})"
+    title = f"KL(clean || circuit) at the last position, nats; {judged}"
+    yield title, _means(result, "kl_last")
+    title = f"mean KL divided by {baseline}'s"
+    yield title, {name: _every(_words, kl_ratios(result, name, baseline)) for name in names}
+    title = f"features that reach {baseline}'s KL at K, divided by K"
+    sizes = {name: sizes_for_baseline(result, name, baseline) for name in names}
+    yield title, {name: _every(_size, each) for name, each in sizes.items()}
+    if "random" in names:
+        title = "how many times more features a random active set of equal KL has"
+        yield title, {name: _every(_size, compression(result, name)) for name in names}
+    title = "completeness: the share of the behaviour that is left without the circuit"
+    yield title, _means(result, "completeness")
+    if has_kl_zero(result):
+        title = "KL with what is not kept at zero activation, nats"
+        yield title, _means(result, "kl_zero")
+
+
+def has_kl_zero(result: PruneResult) -> bool:
+    """Return whether a run measured `kl_zero`."""
+    table = result.behaviour
+    return "kl_zero" in table.schema.names and table["kl_zero"].null_count < len(table)
+
+
+def _means(result: PruneResult, measure: str) -> Words:
+    words = partial(_words, of=len(result.behaviour["prompt"].unique()))
+    return {method: _every(words, row) for method, row in result.summary(measure).items()}
+
+
+def _areas(result: PruneResult, baseline: str) -> Table:
+    """Return the measures over all budgets: areas, and what sets them beside the baseline's."""
+    table = Table("method", "area", "difference", "ratio", "CPR", "CMD", "unique")
+    budgets, base = by_prompt(result, baseline, "kl_last")
+    counts = occurrence_counts(result)
+    last, beside = int(budgets[-1]), area(budgets, base)
+    for method in methods(result):
+        _, values = by_prompt(result, method, "kl_last")
+        _, faithful = by_prompt(result, method, "faithfulness")
+        own = area(budgets, values)
+        means = (
+            bootstrap_mean(own),
+            paired_difference(own, beside),
+            bootstrap_ratio(own, beside),
+            *map(bootstrap_mean, faithfulness_areas(budgets, counts, faithful)),
+        )
+        unique = str(unique_features(result, method, last))
+        table.add_row(method, *(_words(mean, len(own)) for mean in means), unique)
+    return table
+
+
+def stability_table(runs: Runs) -> tuple[str, Table]:
+    """Return the Jaccard index between the first run's kept sets and every other run's."""
+    (first, result), *others = runs.items()
+    budgets = sorted(set(result.behaviour["budget"].to_pylist()))
+    table = Table("run", "method", *(f"K = {budget}" for budget in budgets))
+    for name, other in others:
+        for method in methods(result):
+            values = (stability(result, other, method, budget) for budget in budgets)
+            table.add_row(name, method, *map(_words, values))
+    return f"Jaccard index of kept sets with {first}", table
+
+
+def chart(runs: Runs) -> Markup:
+    """Return KL against K, one line a method and run, as SVG."""
+    series: list[Series] = []
+    for name, result in runs.items():
+        for method, row in result.summary().items():
+            points = [(budget, mean) for budget, mean in row.items() if mean is not None]
+            label = method if len(runs) == 1 else f"{method}, {name}"
+            series.append(Series(label, len(series), points))
+    return line_chart(series, None, x_label="K", y_label="KL, nats")
+
+
+def occurrence_counts(result: PruneResult) -> np.ndarray:
+    """Return how many occurrences each prompt has, in order of the prompts."""
+    return np.unique(result.scores["prompt"].to_numpy(), return_counts=True)[1]
+
+
+def _words(mean: Mean | None, of: int | None = None) -> str:
+    """Return a mean with its interval, and its n where fewer than `of` are defined."""
+    if mean is None:
+        return "–"
+    fewer = "" if of is None or mean.n == of else f" (n {mean.n})"
+    return f"{mean.mean:.3f} [{mean.low:.2f}, {mean.high:.2f}]{fewer}"
+
+
+def _size(size: CircuitSize | None) -> str:
+    return "–" if size is None else f"{size.bound} {size.value:.2f}".strip()
+
+
+def _every(words: Callable[[Any], str], values: dict[int, Any]) -> dict[int, str]:
+    return {budget: words(value) for budget, value in values.items()}

@@ -1,0 +1,120 @@
+"""The searches of one batch, each run once, that several methods share.
+
+Shapes: B batch, S budgets, P candidates, K the largest budget.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from pie_jax.devices.mesh import fetch, mesh_of
+from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.selection import Selection
+from pie_jax.prune.search.batch import side_by_side
+from pie_jax.prune.search.circuits import Circuits, is_member, replaced
+from pie_jax.prune.search.exchange import BEST, WEAKEST, exchange
+from pie_jax.prune.search.grow import grow, stage_ends
+from pie_jax.prune.search.kept import to_selection
+from pie_jax.prune.search.learn import learn, warm_logits
+from pie_jax.prune.search.narrow import narrowed
+from pie_jax.prune.search.space import Space, search_space
+
+# Candidates, of the most worth, that learning from worth chooses from; at least so many a member.
+LEARNED, LEARNED_EACH = 512, 4
+# KL of a grown circuit, as a share of that with nothing kept, below which learning is not tried.
+SOLVED = 0.001
+
+
+class Search:
+    """What the search methods found in one batch for `budgets`: circuits [B, S]; their path starts
+    with `least` occurrences."""
+
+    def __init__(
+        self,
+        inputs: BatchEvaluator,
+        budgets: tuple[int, ...],
+        least: int = 1,
+        *,
+        from_gains: bool = False,
+    ):
+        self.inputs, self.budgets = inputs, budgets
+        self.options = inputs.options.search
+        self.space = search_space(inputs, self.options.candidates)
+        if from_gains:
+            self._compile_learning()
+        ends = stage_ends(budgets, self.options.stages, least)
+        path = grow(self.space, jnp.asarray(ends), max(budgets), side_by_side(inputs, 1))
+        at = np.array([ends.index(budget) for budget in budgets])
+        self.grown: Circuits = jax.tree.map(lambda each: each[:, at], path.circuits)
+        # What a candidate is worth on the whole way, for the start of learning.
+        self.null, self.worth = path.null, path.worth
+
+    def _compile_learning(self) -> None:
+        """Compile learning while the path is compiled and grown, where all candidates take part."""
+        batch, count = self.space.occurrence.shape
+        real = fetch(self.space.real).sum(axis=1).max(initial=0)
+        if real > self._most() or mesh_of(self.space.delta) is not None:
+            return
+        logits = jax.ShapeDtypeStruct((batch, 1, count), np.float32)
+        learn.ahead(self.space, logits, *self._settings(self.budgets[:1]))
+
+    def _most(self) -> int:
+        return max(LEARNED, LEARNED_EACH * max(self.budgets))
+
+    def _settings(self, budgets: tuple[int, ...]) -> tuple[Array, Array, int, int, int]:
+        """Return what `learn` takes beside a space and logits."""
+        sizes, rate = jnp.asarray(budgets), jnp.float32(self.options.rate)
+        chunk = side_by_side(self.inputs, len(budgets))
+        return sizes, rate, max(self.budgets), self.options.steps, chunk
+
+    def learned_from_grown(self) -> Circuits:
+        """Return circuits learned from the grown ones."""
+        count = self.space.occurrence.shape[1]
+        start = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(self.grown.members)
+        return self._learned(self.space, start.astype(jnp.float32), self.worth, self.budgets)
+
+    def learned_from_gains(self) -> Circuits:
+        """Return the grown circuits, and where KL has not all but gone, better ones learned from
+        what candidates are worth."""
+        open_ = fetch(self.grown.kl) > SOLVED * fetch(self.null)[:, None]
+        best = self.grown
+        if not open_.any():
+            return best
+        narrow = narrowed(self.inputs, self.space, self.worth, self._most())
+        # One budget at a time: however many are open, no other program.
+        for s in np.flatnonzero(open_.any(axis=0)).tolist():
+            start = jnp.zeros((len(open_), 1, narrow.score.shape[1]))
+            found = self._learned(narrow.space, start, narrow.score, self.budgets[s : s + 1])
+            # What a prompt gets does not depend on the others of its batch.
+            use = self.inputs.put(open_[:, s])
+            best = replaced(best, jnp.int32(s), narrow.widened(found), use)
+        return best
+
+    def _learned(
+        self,
+        space: Space,
+        start: Float[Array, "B S P"],
+        worth: Float[Array, "B P"],
+        budgets: tuple[int, ...],
+    ) -> Circuits:
+        logits = jax.vmap(warm_logits)(start, worth)
+        return learn(space, logits, *self._settings(budgets))
+
+    def exchanged(self, circuits: Circuits) -> Circuits:
+        """Return circuits after the exchanges asked for."""
+        rounds = self.options.exchanges
+        if rounds == 0:
+            return circuits
+        chunk = side_by_side(self.inputs, len(self.budgets) * WEAKEST * BEST)
+        return exchange(self.space, circuits.members, rounds, chunk)
+
+    def selections(self, circuits: Circuits) -> list[Selection]:
+        """Return the kept sets, ordered and scored by what dropping a member would cost."""
+        members, gain = fetch(circuits.members), fetch(circuits.gain)
+        return [
+            to_selection(self.inputs, self.space, members[:, s], gain[:, s], budget)
+            for s, budget in enumerate(self.budgets)
+        ]

@@ -1,0 +1,96 @@
+"""Where features start and restart: at tokens, drawn by how much is missing there."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+from pie_jax.transcoders.training.state import (
+    EPSILON,
+    Batch,
+    TrainState,
+    Weights,
+    activations,
+    decode,
+    decoder_norms,
+    feature_thresholds,
+    preactivations,
+    replace_features,
+)
+
+# A feature clears the threshold where it was placed, by this factor.
+_CLEARANCE = 1.5
+
+
+def first_state(features: int, batch: Batch, l0: float, key: PRNGKeyArray) -> TrainState:
+    """Place every feature at a token of `batch` and set the threshold that leaves `l0` active."""
+    layers, _, width = batch.inputs.shape
+    weights = Weights(
+        jnp.zeros((layers, features, width)),
+        jnp.zeros((layers, features)),
+        tuple(jnp.zeros((features, layers - layer, width)) for layer in range(layers)),
+        jnp.zeros((layers, width)),
+    )
+    state = TrainState(
+        weights,
+        optax.ScaleByAdamState(
+            jnp.zeros((), jnp.int32),
+            jax.tree.map(jnp.zeros_like, weights),
+            jax.tree.map(jnp.zeros_like, weights),
+        ),
+        # Writes that add up to about the target, as `l0` features of every layer before it are on.
+        jnp.full((layers,), -jnp.log(_CLEARANCE * l0 * layers)),
+        jnp.zeros((layers, features), jnp.int32),
+    )
+    state = revive(state, batch, jnp.ones((layers, features), bool), key)
+    norms = decoder_norms(state.weights)
+    quantile = 1 - l0 / features
+    thresholds = [
+        jnp.nanquantile(jnp.where(batch.counts[:, None], pre * norm, jnp.nan), quantile)
+        for pre, norm in zip(preactivations(state.weights, batch.inputs), norms, strict=True)
+    ]
+    return state._replace(log_threshold=jnp.log(jnp.maximum(jnp.stack(thresholds), EPSILON)))
+
+
+def revive(
+    state: TrainState, batch: Batch, dead: Bool[Array, "L F"], key: PRNGKeyArray
+) -> TrainState:
+    """Place dead features anew, as if they had never been trained."""
+    placed = _place(state, batch, key)
+    zeros = jax.tree.map(jnp.zeros_like, placed)
+    moments = state.moments._replace(
+        mu=replace_features(dead, zeros, state.moments.mu),
+        nu=replace_features(dead, zeros, state.moments.nu),
+    )
+    weights = replace_features(dead, placed, state.weights)
+    return state._replace(weights=weights, moments=moments, idle=jnp.where(dead, 0, state.idle))
+
+
+def _place(state: TrainState, batch: Batch, key: PRNGKeyArray) -> Weights:
+    """Draw a token for every feature: it reads that token and writes towards the error there.
+
+    Tokens are drawn by their squared error in the layers that the feature writes to. At its
+    token a feature has activation 1 and a write a little above the threshold: larger ones would
+    add up, as similar tokens are drawn many times.
+    """
+    active = activations(state.weights, batch.inputs, feature_thresholds(state))
+    errors = (batch.targets - decode(state.weights, active)) * batch.counts[:, None]
+    layers, features = state.idle.shape
+    encoder, decoders = [], []
+    for layer, inputs in enumerate(batch.inputs):
+        ahead = errors[layer:]
+        squares = jnp.sum(ahead**2, axis=(0, 2)) + EPSILON * batch.counts
+        draw = jax.random.fold_in(key, layer)
+        tokens = jax.random.choice(draw, len(squares), (features,), p=squares / squares.sum())
+        read, write = inputs[tokens], ahead[:, tokens].swapaxes(0, 1)
+        encoder.append(read / (jnp.sum(read**2, axis=1, keepdims=True) + EPSILON))
+        size = _CLEARANCE * jnp.exp(state.log_threshold[layer]) / jnp.sqrt(squares[tokens])
+        decoders.append(write * size[:, None, None])
+    return Weights(
+        jnp.stack(encoder),
+        jnp.zeros((layers, features)),
+        tuple(decoders),
+        state.weights.output_bias,
+    )

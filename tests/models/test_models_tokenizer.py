@@ -1,0 +1,119 @@
+"""Tokenizers of every habit: what they add, what they drop, and what lies beyond the model."""
+
+from __future__ import annotations
+
+import pytest
+from refusals import refuses
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Inner
+from transformers import PreTrainedTokenizerFast
+
+from pie_jax.features.texts import split_text, text_ids, token_strings
+from pie_jax.models.tokenizer import Tokenizer
+
+WORDS = ["When", "Ann", "met", "Bob", ",", "ing"]
+NAMES = ["<unk>", "<s>", "</s>", "▁", *WORDS, *(f"▁{word}" for word in WORDS)]
+IDS = {name: index for index, name in enumerate(NAMES)}
+BOS, EOS = IDS["<s>"], IDS["</s>"]
+
+
+def plain_inner() -> Inner:
+    """Return a tokenizer of SentencePiece's kind: a space is put in front, and none is decoded."""
+    inner = Inner(models.WordLevel(IDS, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    inner.decoder = decoders.Metaspace(prepend_scheme="first")
+    return inner
+
+
+def llama_2_inner() -> Inner:
+    """Return one that puts the space in front twice if the text begins with one."""
+    pieces = [(name, -float(len(name) == 1)) for name in NAMES]
+    inner = Inner(models.Unigram(pieces, unk_id=0))
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return inner
+
+
+def wrapped(inner: Inner, template: str | None = "<s> $A", **options) -> Tokenizer:
+    if template is not None:
+        inner.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[("<s>", BOS), ("</s>", EOS)]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    return Tokenizer(fast, "somewhere", **options)
+
+
+TEMPLATES = [None, "<s> $A", "<s> $A </s>", "$A </s>"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("inner", [plain_inner, llama_2_inner])
+def test_a_prompt_has_one_bos_and_nothing_behind(template: str | None, inner) -> None:
+    """Whatever the tokenizer adds, and whether or not the text spells it."""
+    tokenizer = wrapped(inner(), template)
+    expected = [BOS, IDS["▁When"], IDS["▁Ann"]]
+    assert tokenizer.encode("When Ann") == expected
+    assert tokenizer.encode("") == [BOS]
+    spelled = tokenizer.encode("<s>When Ann")
+    assert spelled == tokenizer.encode("<s><s>When Ann")
+    assert spelled.count(BOS) == 1
+    assert spelled[0] == BOS
+    assert spelled[-1] == expected[-1]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_special_tokens_that_a_text_spells_stay(template: str | None) -> None:
+    tokenizer = wrapped(plain_inner(), template)
+    ids = tokenizer.encode("When Ann</s>")
+    assert ids == [BOS, IDS["▁When"], IDS["▁Ann"], EOS]
+
+
+@pytest.mark.parametrize("inner", [plain_inner, llama_2_inner])
+def test_tokens_keep_the_space_that_they_begin_with(inner) -> None:
+    tokenizer = wrapped(inner())
+    ids = [IDS[name] for name in ("▁When", "▁Ann", "▁", "ing", "▁,")]
+    assert token_strings(tokenizer, ids) == (" When", " Ann", " ", "ing", " ,")
+    assert tokenizer.decode(ids[:2]) == " When Ann"
+    assert tokenizer.token(BOS) == "<s>"
+
+
+@pytest.mark.parametrize("inner", [plain_inner, llama_2_inner])
+def test_a_text_of_token_strings_is_encoded_as_it_was(inner) -> None:
+    tokenizer = wrapped(inner())
+    ids = tokenizer.encode("When Ann met")
+    text = split_text(tokenizer, "When Ann met").text
+    assert text == " When Ann met"
+    assert text_ids(tokenizer, text) == ids
+    assert split_text(tokenizer, text).text == text
+
+
+@pytest.mark.parametrize("inner", [plain_inner, llama_2_inner])
+def test_an_answer_is_the_token_that_follows_the_prompt(inner) -> None:
+    tokenizer = wrapped(inner())
+    assert tokenizer.answer_id(" Ann") == tokenizer.encode("When Ann")[-1]
+    assert tokenizer.answer_id(" Ann met") is None
+    assert tokenizer.answer_pieces(" Ann met") == [" Ann", " met"]
+
+
+def test_spaces_before_punctuation_are_not_cleaned_up() -> None:
+    inner = Inner(models.WordLevel({"a": 0, "Ġ,": 1, "<s>": 2, "</s>": 3, "<unk>": 4}, "<unk>"))
+    inner.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", clean_up_tokenization_spaces=True
+    )
+    assert Tokenizer(fast, "somewhere").token(1) == " ,"
+
+
+def test_added_tokens_beyond_the_vocabulary_are_refused_where_they_are_used() -> None:
+    inner = plain_inner()
+    inner.add_special_tokens([AddedToken("[PAD]", special=True)])
+    tokenizer = wrapped(inner, vocab_size=len(NAMES))
+    assert tokenizer.encode("When Ann") == [BOS, IDS["▁When"], IDS["▁Ann"]]
+    refuses(lambda: tokenizer.encode("When [PAD]"), "somewhere", "'When [PAD]'", "'[PAD]'")
+    refuses(lambda: wrapped(plain_inner(), vocab_size=len(NAMES) - 1), "do not belong together")
