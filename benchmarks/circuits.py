@@ -17,10 +17,10 @@ from benchmarks.parts.circuit_figures import figures, random_sizes, stabilities
 from benchmarks.parts.circuit_tables import markdown
 from benchmarks.parts.machine import describe
 from benchmarks.parts.timing import compiling
-from pie_jax.cli.console import progress_bar, use_compile_cache
 from pie_jax.cli.options import names, numbers
 from pie_jax.errors import InputError, PieError
 from pie_jax.prune.results.tables import PruneResult
+from pie_jax.terminal import progress_bar, use_compile_cache
 
 # By the second run alone everything is compiled, or something is wrong.
 _MOST_RUNS = 3

@@ -16,7 +16,6 @@ import typer
 
 import pie_jax
 from benchmarks.parts.machine import describe
-from pie_jax.cli.console import progress_bar, use_compile_cache
 from pie_jax.demo.corpus import example_corpus
 from pie_jax.evaluate.presets import get_preset
 from pie_jax.evaluate.run import evaluate
@@ -35,6 +34,7 @@ from pie_jax.interpret.run import interpret
 from pie_jax.interpret.stage import SAMPLE
 from pie_jax.judges import make_judge
 from pie_jax.tasks import TASKS, get_task
+from pie_jax.terminal import progress_bar, use_compile_cache
 
 JUDGE = "patterns"
 

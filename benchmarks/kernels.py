@@ -39,7 +39,7 @@ from pie_jax.kernels import (
     streamed_gradient_times_write,
     tiled_gradient_times_write,
 )
-from pie_jax.kernels.choice import bytes_moved, form
+from pie_jax.kernels.streamed.choice import bytes_moved, form
 from pie_jax.transcoders.modules import Encoder
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -236,7 +236,7 @@ def _products(sizes: Size) -> dict[str, Product]:
     }
     platform = jax.default_backend()
     if platform in ("gpu", "tpu"):
-        from pie_jax.kernels.pallas_attribution import pallas_gathered, pallas_streamed
+        from pie_jax.kernels.streamed.pallas import pallas_gathered, pallas_streamed
 
         for name, kernel in (("gathered", pallas_gathered), ("streamed", pallas_streamed)):
             on_device = partial(kernel, platform=platform)

@@ -92,7 +92,7 @@ def _measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run every prompt by itself, in an order that mixes short and long ones."""
     start = time.perf_counter()
     import pie_jax
-    from pie_jax.cli.console import use_compile_cache
+    from pie_jax.terminal import use_compile_cache
 
     use_compile_cache()
     model, clt = pie_jax.load_model(), pie_jax.load_transcoder()

@@ -33,9 +33,9 @@ from benchmarks.parts.random_weights import (
     make_pairs,
     make_transcoder,
 )
-from pie_jax.cli.console import use_compile_cache
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.step import Pruner
+from pie_jax.terminal import use_compile_cache
 
 SHAPE = replace(SHAPES["small"], layers=4)
 BUDGET = 50

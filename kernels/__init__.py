@@ -7,7 +7,7 @@ products take a batch. They depend on no model and no file.
 from pie_jax.kernels.ablation import map_sets, removal_delta
 from pie_jax.kernels.attribution import gradient_times_write
 from pie_jax.kernels.encode import ActiveUnion, active_union, block_size
-from pie_jax.kernels.streamed import ByFeature, by_feature, streamed_gradient_times_write
+from pie_jax.kernels.streamed.scan import ByFeature, by_feature, streamed_gradient_times_write
 from pie_jax.kernels.tiles import TILE, Tiles, tiled_gradient_times_write, tiled_write
 from pie_jax.kernels.top import top_activations, top_union
 from pie_jax.kernels.writes import Writes, write, write_layer

@@ -1,0 +1,1 @@
+"""Questions that were measured once and can be measured again."""

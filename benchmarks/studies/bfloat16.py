@@ -18,9 +18,9 @@ from rich.table import Table
 
 import pie_jax
 from benchmarks.parts.machine import describe
-from pie_jax.cli.console import use_compile_cache
 from pie_jax.prune.results.tables import PruneResult
 from pie_jax.tasks import get_task
+from pie_jax.terminal import use_compile_cache
 
 METHODS = ("fap", "fap-synergy", "relp")
 BUDGETS = (10, 20, 40)

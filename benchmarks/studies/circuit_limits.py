@@ -25,7 +25,6 @@ from rich.table import Table
 
 import pie_jax
 from benchmarks.parts.machine import describe
-from pie_jax.cli.console import use_compile_cache
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batch.pairs import batches
 from pie_jax.prune.engine.corruptions import only
@@ -37,6 +36,7 @@ from pie_jax.prune.search.shared import Search
 from pie_jax.prune.search.space import Space, circuit_kl
 from pie_jax.prune.step import Pruner
 from pie_jax.tasks import encode_pairs, get_task
+from pie_jax.terminal import use_compile_cache
 from pie_jax.transcoders.store import Transcoder
 
 # Sizes of circuits, and among how many candidates all of them are measured.

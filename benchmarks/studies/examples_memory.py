@@ -82,7 +82,7 @@ def _measure(path: Path, features: int, tokens: int) -> dict[str, Any]:
     from pie_jax.features.examples.corpus_pass import CorpusPass
     from pie_jax.features.examples.options import ExampleOptions
     from pie_jax.features.records import FeatureKey
-    from pie_jax.files.corpus import FileCorpus
+    from pie_jax.files.corpus.documents import FileCorpus
 
     model, transcoder = pie_jax.load_model("demo"), pie_jax.load_transcoder("demo")
     config, rng = transcoder.config, np.random.default_rng(0)

@@ -14,11 +14,12 @@ from rich.console import Console
 
 import pie_jax
 from benchmarks.parts.machine import describe
-from pie_jax.cli.console import progress_bar, task_table, use_compile_cache
 from pie_jax.cli.options import names, numbers
+from pie_jax.cli.tables import task_table
 from pie_jax.intervals import Mean
 from pie_jax.prune.task.results import TaskResult
 from pie_jax.tasks import get_task
+from pie_jax.terminal import progress_bar, use_compile_cache
 
 METHODS = "auto,learned,staged,integrated-gradients,fap,fap-synergy,relp,random"
 

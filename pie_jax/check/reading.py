@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from pie_jax.devices.programs import program
 from pie_jax.errors import InputError
 from pie_jax.features.corpus.windows import window_batches
-from pie_jax.files.corpus import Corpus
+from pie_jax.files.corpus.documents import Corpus
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer

@@ -13,7 +13,7 @@ from pie_jax.check.reading import Streams, Texts, read_streams, read_texts
 from pie_jax.check.replaced import Replaced, replaced
 from pie_jax.check.verdict import Misplaced, misplaced_layers, mistakes
 from pie_jax.errors import InputError
-from pie_jax.files.corpus import Corpus, FileCorpus
+from pie_jax.files.corpus.documents import Corpus, FileCorpus
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.config import InputSite
 from pie_jax.transcoders.loader import require_match

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pie_jax.demo import sentences
-from pie_jax.files.corpus import TextCorpus
+from pie_jax.files.corpus.documents import TextCorpus
 from pie_jax.tasks import docstring, ioi
 
 # Share of each kind among the documents.

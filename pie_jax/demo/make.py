@@ -14,7 +14,6 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from pie_jax.cli.console import progress_bar, quiet_orbax
 from pie_jax.demo.corpus import make_documents, task_words, write_corpus
 from pie_jax.demo.docstrings import standard_library_docstrings
 from pie_jax.demo.evaluate import demo_figures, measure_task, print_figures
@@ -26,6 +25,7 @@ from pie_jax.models.config import ModelConfig
 from pie_jax.models.loader import load_model, save_model
 from pie_jax.models.tokenizer import load_tokenizer
 from pie_jax.models.transformer import Transformer
+from pie_jax.terminal import progress_bar, quiet_orbax
 from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.training.run import TrainOptions, train_clt
 

@@ -18,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from pie_jax.devices.mesh import MODEL, place
-from pie_jax.transcoders.modules import Encoder
 
 # The axes a weight may be cut along: the first that divides evenly. What is not named here, and
 # what no axis divides, has a copy on every device.
@@ -87,7 +86,7 @@ def move(module: Module, mesh: Mesh, prefix: str = "") -> Module:
     return nnx.merge(graph, nnx.from_flat_state(leaves))
 
 
-def move_encoder(encoder: Encoder, mesh: Mesh) -> Encoder:
+def move_encoder(encoder: Module, mesh: Mesh) -> Module:
     """Return an encoder with its weights on the mesh."""
     return move(encoder, mesh, "encoder.")
 

@@ -25,7 +25,7 @@ from pie_jax.features.baselines import Trial
 from pie_jax.features.records import FeatureExamples, FeatureKey
 from pie_jax.files.journal import Journal, Row
 from pie_jax.interpret.run import map_bounded
-from pie_jax.llm.waiting import wait_for
+from pie_jax.llm.sending.waiting import wait_for
 
 # done, total, what is being done
 Progress = Callable[[int, int, str], None]

@@ -31,7 +31,7 @@ from pie_jax.judges import make_judge
 from pie_jax.llm import Estimate
 from pie_jax.llm.dry_run import DryChat
 from pie_jax.llm.roles import Roles
-from pie_jax.llm.waiting import wait_for
+from pie_jax.llm.sending.waiting import wait_for
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.results.folder import load_result
 from pie_jax.prune.results.tables import PruneResult

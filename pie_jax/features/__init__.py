@@ -1,0 +1,1 @@
+"""Kept features, and the texts on which they fire."""

@@ -1,0 +1,1 @@
+"""Files and the network: readers, writers, the hub, corpora, records of runs."""

@@ -14,7 +14,7 @@ from pie_jax.errors import InputError
 from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
 from pie_jax.files.journal import Journal, Row
 from pie_jax.interpret.explainers import Explainer, ExplainInputs, get_explainer
-from pie_jax.llm.waiting import wait_for
+from pie_jax.llm.sending.waiting import wait_for
 
 EXPLANATIONS = "explanations.jsonl"
 # done, total, what is being done

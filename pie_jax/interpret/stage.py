@@ -19,7 +19,7 @@ from pie_jax.features.groups import Chosen, feature_groups, union
 from pie_jax.features.promoted_file import load_promoted
 from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
 from pie_jax.features.weights import load_tokenizer_of, load_weights
-from pie_jax.files.corpus import Corpus, FileCorpus
+from pie_jax.files.corpus.documents import Corpus, FileCorpus
 from pie_jax.files.stage_record import save_stage
 from pie_jax.interpret.explainers import ExplainInputs, ExplainOptions
 from pie_jax.interpret.run import interpret_async
@@ -28,7 +28,7 @@ from pie_jax.llm import Estimate, LLMClient, LLMConfig, LLMStore
 from pie_jax.llm.dry_run import DryChat
 from pie_jax.llm.failures import Failures
 from pie_jax.llm.roles import LLM, Roles
-from pie_jax.llm.waiting import wait_for
+from pie_jax.llm.sending.waiting import wait_for
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.results.folder import load_result
 from pie_jax.prune.results.tables import PruneResult

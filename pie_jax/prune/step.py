@@ -19,17 +19,18 @@ from pie_jax.prune.batch.metrics import METRICS, Prompt
 from pie_jax.prune.batch.occurrences import DecoderTable, OccurrenceFinder, read_rows
 from pie_jax.prune.batch.pairs import PairBatch
 from pie_jax.prune.batch.problem import Problem
-from pie_jax.prune.engine.corruptions import rest_at_zero, seen_and_held_out
+from pie_jax.prune.engine.corruptions import seen_and_held_out
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.passes import Reading, read_whole, read_windows
-from pie_jax.prune.engine.selection import PADDING
-from pie_jax.prune.methods import METHODS, Selection, run_method
+from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.results.columns import (
+    Columns,
+    behaviour_columns,
+    score_columns,
+    selection_columns,
+)
 from pie_jax.transcoders.store import Transcoder
-
-# A table as columns of equal length.
-Columns = dict[str, np.ndarray]
-_UNDEFINED_BELOW = 1e-10
 
 
 class Pruner:
@@ -50,11 +51,11 @@ class Pruner:
 
     def measure(self, batch: PairBatch, inputs: BatchEvaluator) -> dict[str, Columns]:
         """Return what `run` does, for a batch that is prepared."""
-        inputs, judged = seen_and_held_out(inputs)
+        inputs, held_out = seen_and_held_out(inputs)
         options = self.options
         if not self._started:
             self._started = True
-            judged.compile_behaviour(
+            held_out.compile_behaviour(
                 len(options.methods) * len(options.budgets), max(options.budgets)
             )
         scores = {}
@@ -66,10 +67,10 @@ class Pruner:
                     scores[name] = method.scores(inputs)
                 selections.append(run_method(method, inputs, options.budgets, scores.get(name)))
         with self.stage("behaviour"):
-            behaviour = self._behaviour(judged, selections, batch.real)
+            behaviour = behaviour_columns(held_out, selections, batch.real)
         return {
-            "scores": self._scores(inputs, scores, batch.real),
-            "selections": self._selections(inputs, selections, batch.real),
+            "scores": score_columns(inputs, scores, batch.real),
+            "selections": selection_columns(inputs, selections, batch.real),
             "behaviour": behaviour,
         }
 
@@ -105,95 +106,6 @@ class Pruner:
 
     def _put(self, values: np.ndarray) -> jax.Array:
         return put(self._transcoder.mesh, values)
-
-    def _scores(self, inputs: BatchEvaluator, scores: Columns, real: int) -> Columns:
-        occurrences = inputs.occurrences
-        use = occurrences.valid[:real]
-        prompt = np.broadcast_to(inputs.rows[:real, None], use.shape)
-        columns = {
-            "prompt": prompt,
-            "layer": occurrences.layer,
-            "position": occurrences.position,
-            "feature": occurrences.feature,
-            "activation_clean": occurrences.clean,
-            "activation_corrupted": occurrences.corrupted.mean(axis=1),
-            **{name: score.astype(np.float32) for name, score in scores.items()},
-        }
-        return {name: column[:real][use] for name, column in columns.items()}
-
-    def _selections(
-        self, inputs: BatchEvaluator, selections: list[list[Selection]], real: int
-    ) -> Columns:
-        occurrences = inputs.occurrences
-        parts: list[Columns] = []
-        for index, method in enumerate(selections):
-            for budget, selection in zip(self.options.budgets, method, strict=True):
-                kept = selection.kept[:real]
-                use = kept != PADDING
-                prompt, rank = np.nonzero(use)
-                at = (prompt, kept[use])
-                parts.append(
-                    {
-                        "prompt": inputs.rows[prompt],
-                        "method": np.full(len(rank), index, np.int16),
-                        "budget": np.full(len(rank), budget, np.int32),
-                        "layer": occurrences.layer[at],
-                        "position": occurrences.position[at],
-                        "feature": occurrences.feature[at],
-                        "rank": rank.astype(np.int32) + 1,
-                        "score": selection.score[:real][use],
-                    }
-                )
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _behaviour(
-        self, inputs: BatchEvaluator, selections: list[list[Selection]], real: int
-    ) -> Columns:
-        budgets = self.options.budgets
-        widest = max(budgets)
-        flat = [selection.kept for method in selections for selection in method]
-        kept = np.stack(
-            [np.pad(k, ((0, 0), (0, widest - k.shape[1])), constant_values=PADDING) for k in flat],
-            axis=1,
-        )
-        circuit, complement = inputs.behaviour(kept)
-        clean, null = inputs.ends
-        shape = (real, len(selections), len(budgets))
-        change = clean - null.metric
-        defined = np.abs(change) >= _UNDEFINED_BELOW
-        divisor = np.where(defined, change, np.nan)[:, None]
-
-        def share(metric: np.ndarray) -> np.ndarray:
-            return (metric - null.metric[:, None]) / divisor
-
-        def each(x: np.ndarray) -> np.ndarray:
-            return np.broadcast_to(x[:real, None, None], shape)
-
-        columns = {
-            "prompt": each(inputs.rows),
-            "method": np.broadcast_to(np.arange(shape[1], dtype=np.int16)[:, None], shape),
-            "budget": np.broadcast_to(np.array(budgets, np.int32), shape),
-            "kl_last": circuit.kl_last[:real],
-            "kl_mean": circuit.kl_mean[:real],
-            "top1_changed": circuit.top1_changed[:real],
-            "metric_clean": each(clean),
-            "metric_circuit": circuit.metric[:real],
-            "metric_null": each(null.metric),
-            "metric_complement": complement[:real],
-            "faithfulness": share(circuit.metric)[:real],
-            "completeness": share(complement)[:real],
-            "kl_last_null": each(null.kl_last),
-            "kl_zero": self._kl_zero(inputs, kept, circuit.kl_last)[:real],
-        }
-        return {name: np.asarray(column).reshape(-1) for name, column in columns.items()}
-
-    def _kl_zero(self, inputs: BatchEvaluator, kept: np.ndarray, kl_last: np.ndarray) -> np.ndarray:
-        """Return the KL with what is not kept at zero, [B, S]; NaN where it is not asked for."""
-        if not self.options.judge_zero_features:
-            return np.full_like(kl_last, np.nan)
-        if self.options.corruption == "zero-features":
-            return kl_last
-        return rest_at_zero(inputs).kl_last(kept)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

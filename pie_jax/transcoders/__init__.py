@@ -1,0 +1,1 @@
+"""Transcoders: files, encoders, rows of decoders."""

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from cli_helpers import pie
 
+from pie_jax.cli import app
+
 PRUNE = ["--method", "fap,random", "--budget", "5,10", "-n", "4", "--batch-size", "4"]
 FAST = [*PRUNE, "--stages", "prune"]
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pie_jax.cli import app
-from pie_jax.cli.console import cell
 from pie_jax.cli.in_parts import InParts
+from pie_jax.cli.tables import cell
 from pie_jax.intervals import Mean
 
 

@@ -15,7 +15,7 @@ from pie_jax.features.baselines import shuffled
 from pie_jax.features.corpus.sample import sample_windows
 from pie_jax.features.records import FeatureKey
 from pie_jax.features.samples import banded, derangement, drawn, quantile_spread
-from pie_jax.files.corpus import TextCorpus
+from pie_jax.files.corpus.documents import TextCorpus
 from pie_jax.judges import PatternsJudge
 
 

@@ -29,7 +29,7 @@ from pie_jax.features.neighbours import nearest_decoders
 from pie_jax.features.promoted import promoted_tokens
 from pie_jax.features.promoted_file import load_promoted
 from pie_jax.features.records import FeatureExamples, FeatureKey
-from pie_jax.files.corpus import TextCorpus
+from pie_jax.files.corpus.documents import TextCorpus
 from pie_jax.transcoders.store import Transcoder
 
 

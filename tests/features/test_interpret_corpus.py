@@ -17,7 +17,7 @@ from prune_helpers import _Words
 from refusals import refuses
 
 from pie_jax.features.corpus.windows import Place, WindowBatch, window_batches
-from pie_jax.files.corpus import FileCorpus, TextCorpus
+from pie_jax.files.corpus.documents import FileCorpus, TextCorpus
 from pie_jax.models.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(_Words(), "words", 40)

@@ -11,7 +11,7 @@ import pytest
 from prune_helpers import to_bfloat16
 
 from pie_jax.kernels import Writes, by_feature, gradient_times_write, streamed_gradient_times_write
-from pie_jax.kernels.choice import bytes_moved, form, whole_block
+from pie_jax.kernels.streamed.choice import bytes_moved, form, whole_block
 
 # Sums of at most a hundred products of float32 numbers around one.
 TOLERANCE = 1e-5

@@ -11,7 +11,7 @@ import pytest
 
 import pie_jax
 from pie_jax.errors import PieError
-from pie_jax.llm.waiting import wait_for
+from pie_jax.llm.sending.waiting import wait_for
 
 NAME = contextvars.ContextVar("NAME", default="unset")
 
@@ -49,4 +49,4 @@ def test_nothing_else_starts_a_loop() -> None:
     for path in Path(pie_jax.__file__).parent.rglob("*.py"):
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)]
         starts = [n for n in calls if ast.unparse(n) in ("asyncio.run", "asyncio.Runner")]
-        assert not starts or path.name == "llm/waiting.py", path
+        assert not starts or path.name == "waiting.py", path

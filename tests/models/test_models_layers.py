@@ -59,7 +59,7 @@ def test_equal_a_plain_scan(name: str, monkeypatch: pytest.MonkeyPatch):
     def plain(layer: Callable[..., Any], x: Any, blocks: Any, *rest: Any) -> Any:
         return jax.lax.scan(layer, x, (blocks, *rest))
 
-    for module in ("transformer", "windows"):
+    for module in ("transformer", "cached_prefix"):
         monkeypatch.setattr(f"pie_jax.models.{module}.scan_layers", plain)
     theirs = jax.jit(lambda *arguments: run(*arguments), compiler_options=OPTIMISED)(weights, delta)
     assert np.abs(theirs).max() > 1e-4

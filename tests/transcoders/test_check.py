@@ -18,7 +18,7 @@ from pie_jax.check.reading import read_streams, read_texts
 from pie_jax.check.run import check_transcoder
 from pie_jax.check.verdict import misplaced_layers
 from pie_jax.demo.corpus import make_documents
-from pie_jax.files.corpus import TextCorpus
+from pie_jax.files.corpus.documents import TextCorpus
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.config import InputSite, TranscoderConfig
 from pie_jax.transcoders.store import EncoderArrays, Transcoder

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from pie_jax.errors import InputError
-from pie_jax.files.corpus import FileCorpus
+from pie_jax.files.corpus.documents import FileCorpus
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.loader import LanguageModel, load_model, save_model
 from pie_jax.models.transformer import Transformer

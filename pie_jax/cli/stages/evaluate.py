@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import console, progress_bar, score_table, use_compile_cache
 from pie_jax.cli.in_parts import InParts
 from pie_jax.cli.stages import stage_options as stage
+from pie_jax.cli.tables import score_table
+from pie_jax.terminal import console, progress_bar, use_compile_cache
 
 
 def evaluate(

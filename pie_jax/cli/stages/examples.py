@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import console, progress_bar, use_compile_cache
 from pie_jax.cli.stages import stage_options as stage
 from pie_jax.errors import InputError
+from pie_jax.terminal import console, progress_bar, use_compile_cache
 
 
 def examples(

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import console, progress_bar
 from pie_jax.cli.stages import stage_options as stage
+from pie_jax.terminal import console, progress_bar
 
 
 def interpret(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pie_jax.cli.console import console, use_compile_cache
 from pie_jax.cli.stages import stage_options as stage
+from pie_jax.terminal import console, use_compile_cache
 
 
 def report(

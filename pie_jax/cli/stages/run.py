@@ -8,16 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import (
-    console,
-    kl_table,
-    progress_bar,
-    report_skips,
-    score_table,
-    use_compile_cache,
-)
 from pie_jax.cli.in_parts import InParts
 from pie_jax.cli.stages import stage_options as stage
+from pie_jax.cli.tables import kl_table, report_skips, score_table
+from pie_jax.terminal import console, progress_bar, use_compile_cache
 
 
 def run(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pie_jax.cli.console import console, errors
 from pie_jax.errors import InputError
+from pie_jax.terminal import console, errors
 
 if TYPE_CHECKING:
     from pie_jax.llm import Estimate, Prices

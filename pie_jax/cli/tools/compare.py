@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pie_jax.cli.console import console
 from pie_jax.cli.in_parts import InParts
+from pie_jax.terminal import console
 
 
 def compare(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import console, quiet_orbax
+from pie_jax.terminal import console, quiet_orbax
 
 
 def convert(

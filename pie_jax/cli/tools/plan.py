@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import console
 from pie_jax.errors import InputError
 from pie_jax.prune.plan.sizes import parse_size, show_size
+from pie_jax.terminal import console
 
 if TYPE_CHECKING:
     from pie_jax.prune.plan.estimate import Plan

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import console
+from pie_jax.terminal import console
 
 app = typer.Typer(
     help="Generate pairs of clean and corrupted prompts.",

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.console import console, progress_bar, quiet_orbax, use_compile_cache
+from pie_jax.terminal import console, progress_bar, quiet_orbax, use_compile_cache
 
 if TYPE_CHECKING:
     from pie_jax.transcoders.training.report import Quality

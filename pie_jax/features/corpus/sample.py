@@ -14,7 +14,7 @@ from pie_jax.features.corpus.windows import window_batches
 from pie_jax.features.records import FeatureKey
 from pie_jax.features.texts import ShowsTokens, TokenText, split_text, token_strings
 from pie_jax.files.atomic import replacing
-from pie_jax.files.corpus import Corpus
+from pie_jax.files.corpus.documents import Corpus
 from pie_jax.models.tokenizer import Tokenizer as ModelTokenizer
 
 # Each text's activation [n_texts, n]: its largest over real tokens, as pruning reads it.

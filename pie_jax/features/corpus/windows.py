@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pie_jax.files.corpus import Corpus
+from pie_jax.files.corpus.documents import Corpus
 from pie_jax.models.tokenizer import Tokenizer
 
 

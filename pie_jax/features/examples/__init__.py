@@ -1,0 +1,1 @@
+"""Examples of features, collected in one pass over a corpus."""

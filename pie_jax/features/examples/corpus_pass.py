@@ -17,7 +17,7 @@ from pie_jax.features.corpus.windows import Place, WindowBatch, window_batches
 from pie_jax.features.examples.checkpoint import load_state, save_state
 from pie_jax.features.examples.collector import Collector
 from pie_jax.features.examples.options import ExampleOptions
-from pie_jax.files.corpus import Corpus
+from pie_jax.files.corpus.documents import Corpus
 from pie_jax.models.tokenizer import Tokenizer
 
 # done, total, what is being done

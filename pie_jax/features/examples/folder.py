@@ -15,7 +15,7 @@ from pie_jax.features.examples.options import ExampleOptions
 from pie_jax.features.examples.table import EXAMPLES
 from pie_jax.features.records import FeatureExamples, FeatureKey
 from pie_jax.files.atomic import replacing
-from pie_jax.files.corpus import Corpus
+from pie_jax.files.corpus.documents import Corpus
 from pie_jax.files.hub import hash_files
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.store import Transcoder

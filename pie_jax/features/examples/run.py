@@ -25,7 +25,7 @@ from pie_jax.features.examples.table import load_examples, save_examples
 from pie_jax.features.neighbours import nearest_decoders
 from pie_jax.features.promoted_file import save_promoted
 from pie_jax.features.records import FeatureExamples, FeatureKey
-from pie_jax.files.corpus import Corpus, FileCorpus
+from pie_jax.files.corpus.documents import Corpus, FileCorpus
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.store import Transcoder
 

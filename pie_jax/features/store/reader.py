@@ -20,7 +20,7 @@ from pie_jax.errors import InputError
 from pie_jax.features.records import FeatureKey
 from pie_jax.features.store.http import Broken, HttpFiles
 from pie_jax.features.store.records import StoreExamples, parse_record
-from pie_jax.llm.waiting import wait_for
+from pie_jax.llm.sending.waiting import wait_for
 
 _FOLDER = "features"
 _INDEX = "index.json.gz"

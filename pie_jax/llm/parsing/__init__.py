@@ -1,0 +1,1 @@
+"""Replies: from bytes to validated values."""

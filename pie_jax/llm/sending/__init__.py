@@ -1,0 +1,1 @@
+"""Requests: admission, limits, retries, transport."""

@@ -1,0 +1,1 @@
+"""Every answer, kept before it is used."""

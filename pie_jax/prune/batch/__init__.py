@@ -1,0 +1,1 @@
+"""A batch of pairs: tokens, occurrences, decoder rows and the metric."""

@@ -1,39 +1,36 @@
-"""Pruning methods: one file each, entered in `METHODS`."""
+"""Pruning methods: one file each, entered in `METHODS`; those of one gradient share a file."""
 
 from pie_jax.prune.engine.selection import Selection
 from pie_jax.prune.methods import (
     acdc,
-    activation_magnitude,
     auto,
     factp,
-    fap,
-    fap_full,
     fap_hvp,
     fap_synergy,
     integrated_gradients,
     learned,
     random_active,
-    relp,
     staged,
 )
 from pie_jax.prune.methods.base import Method, run_method
+from pie_jax.prune.methods.gradient_scores import ACTIVATION_MAGNITUDE, FAP, FAP_FULL, RELP
 
 METHODS: dict[str, Method] = {
-    module.METHOD.name: module.METHOD
-    for module in (
-        fap,
-        fap_synergy,
-        fap_full,
-        fap_hvp,
-        integrated_gradients,
-        relp,
-        activation_magnitude,
-        factp,
-        acdc,
-        staged,
-        learned,
-        auto,
-        random_active,
+    method.name: method
+    for method in (
+        FAP,
+        fap_synergy.METHOD,
+        FAP_FULL,
+        fap_hvp.METHOD,
+        integrated_gradients.METHOD,
+        RELP,
+        ACTIVATION_MAGNITUDE,
+        factp.METHOD,
+        acdc.METHOD,
+        staged.METHOD,
+        learned.METHOD,
+        auto.METHOD,
+        random_active.METHOD,
     )
 }
 

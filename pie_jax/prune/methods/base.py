@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pie_jax.prune.engine.evaluator import BatchEvaluator
-from pie_jax.prune.engine.selection import Selection, keep_top, with_scores
+from pie_jax.prune.engine.selection import Selection
+from pie_jax.prune.engine.top_scores import top_selections
 
 if TYPE_CHECKING:
     from pie_jax.prune.search.task.search import TaskSearch
@@ -46,22 +47,3 @@ def run_method(
         assert method.scores is not None
         scores = method.scores(inputs)
     return top_selections(inputs, scores, budgets)
-
-
-def top_selections(
-    inputs: BatchEvaluator, scores: np.ndarray, budgets: tuple[int, ...]
-) -> list[Selection]:
-    """Keep the K largest scores by magnitude in each prompt for every budget, ranked once where
-    smaller sets are the beginnings of larger ones."""
-    if inputs.options.scope_layers != "global":
-        return [top_selection(inputs, scores, budget) for budget in budgets]
-    widest = top_selection(inputs, scores, max(budgets))
-    return [Selection(*(array[:, :budget] for array in widest)) for budget in budgets]
-
-
-def top_selection(inputs: BatchEvaluator, scores: np.ndarray, budget: int) -> Selection:
-    """Keep the K largest scores by magnitude in each prompt, in the scope asked for."""
-    occurrences, scope = inputs.occurrences, inputs.options.scope_layers
-    rows = zip(scores, occurrences.layer, occurrences.count.tolist(), strict=True)
-    kept = np.stack([keep_top(*row, budget, scope) for row in rows])
-    return with_scores(kept, scores)

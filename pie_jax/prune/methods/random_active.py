@@ -5,7 +5,8 @@ import numpy as np
 
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import Selection
-from pie_jax.prune.methods.base import Method, top_selection
+from pie_jax.prune.engine.top_scores import top_selection
+from pie_jax.prune.methods.base import Method
 from pie_jax.prune.search.grow import largest
 from pie_jax.prune.search.task.search import TaskSearch
 

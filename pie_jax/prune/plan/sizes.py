@@ -27,7 +27,7 @@ def parse_size(text: str, option: str) -> int:
     return found
 
 
-def show_size(size: float) -> str:
+def show_size(size: int | float) -> str:
     """Return a number of bytes in words, to three digits: `1.50 GiB`."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size >= _UNITS[unit]:

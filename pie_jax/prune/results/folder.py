@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from pie_jax.errors import InputError, PieError
 from pie_jax.files.atomic import replacing
+from pie_jax.prune.results.columns import Columns
 from pie_jax.prune.results.tables import TABLES, PruneResult
-from pie_jax.prune.step import Columns
 
 _RECORD = "run.json"
 _PARTS = "parts"

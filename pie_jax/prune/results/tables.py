@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pie_jax.intervals import Mean, bootstrap_mean
-from pie_jax.prune.step import Columns
+from pie_jax.prune.results.columns import Columns
 
 # No feature index reaches 2^32, so that a layer and a feature make one number.
 _SHIFT = np.int64(1) << 32

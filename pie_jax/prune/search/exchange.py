@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pie_jax.devices.programs import program
-from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, is_member, measure
-from pie_jax.prune.search.space import Space, circuit_kl
+from pie_jax.prune.search.space import Space, circuit_kl, map_prompts
 
 WEAKEST, BEST = 4, 8
 

@@ -13,7 +13,7 @@ import numpy as np
 from pie_jax.devices.mesh import fetch
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING, Selection
-from pie_jax.prune.methods.base import top_selections
+from pie_jax.prune.engine.top_scores import top_selections
 from pie_jax.prune.search.circuits import Circuits
 
 # FAP and RelP: one gradient each.

@@ -14,9 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.devices.programs import program
 from pie_jax.prune.engine.selection import PADDING
-from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, is_member, largest_members, measure
-from pie_jax.prune.search.space import Space
+from pie_jax.prune.search.space import Space, map_prompts
 
 
 class Path(NamedTuple):

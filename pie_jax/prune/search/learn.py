@@ -18,9 +18,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pie_jax.devices.programs import program
-from pie_jax.prune.search.batch import map_prompts
 from pie_jax.prune.search.circuits import Circuits, largest_members, measure
-from pie_jax.prune.search.space import Space
+from pie_jax.prune.search.space import Space, map_prompts
 
 # Steps without a better circuit after which a prompt's search ends.
 PATIENCE = 8

@@ -9,8 +9,9 @@ W positions of the window, D model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,8 @@ _LEAST_TILES = 32
 # Points of the path from nothing to everything by which candidates are chosen.
 _POINTS = (0.0, 0.25, 0.5, 0.75)
 _EXACT = jax.lax.Precision.HIGHEST
+# A gradient keeps about this many arrays of the size of an intervention.
+KEPT_BY_GRADIENT = 8
 
 
 class Space(NamedTuple):
@@ -197,3 +200,19 @@ def _gather(
 
     rows, delta = over_prompts(one, problem, index)
     return Space(problem.model, window, index, position, rows, delta, total)
+
+
+def side_by_side(inputs: BatchEvaluator, circuits: int) -> int:
+    """Return how many prompts with so many circuits each fit `chunk_bytes`; it divides B."""
+    batch = len(inputs.rows)
+    fit = batch * inputs.side_by_side() // (KEPT_BY_GRADIENT * circuits)
+    return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, fit))
+
+
+def map_prompts(one: Callable[..., Any], chunk: int, space: Space, *arrays: Any) -> Any:
+    """Apply `one(space, *arrays)` to every prompt, `chunk` side by side; each array is [B, ...]."""
+
+    def of_prompt(parts: tuple[Any, ...]) -> Any:
+        return one(Space(space.model, *parts[0]), *parts[1])
+
+    return jax.lax.map(of_prompt, (tuple(space[1:]), arrays), batch_size=chunk)

@@ -19,8 +19,9 @@ from pie_jax.prune.engine.corruptions import seen_and_held_out
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import keep_top
 from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.results.columns import Columns
 from pie_jax.prune.results.tables import feature_keys, split_keys
-from pie_jax.prune.step import Columns, Pruner
+from pie_jax.prune.step import Pruner
 
 
 def alone(pruner: Pruner, batch: PairBatch, inputs: BatchEvaluator) -> dict[str, Columns]:

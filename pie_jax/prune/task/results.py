@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from pie_jax.intervals import Mean, bootstrap_mean
+from pie_jax.prune.results.columns import Columns
 from pie_jax.prune.results.folder import read_tables
 from pie_jax.prune.results.tables import feature_id, feature_keys
-from pie_jax.prune.step import Columns
 
 SCOPE = "task"
 TABLES = ("task", "task_behaviour")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pie_jax.files.corpus import FileCorpus
+from pie_jax.files.corpus.documents import FileCorpus
 from pie_jax.files.hub import hash_files
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.config import TranscoderConfig

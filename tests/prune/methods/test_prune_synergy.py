@@ -155,7 +155,7 @@ def test_scores_of_the_kept_are_faps(case: Case):
         np.testing.assert_array_equal(selection.score[prompt], expected)
 
 
-def plan(budget: int, options: SynergyOptions, seed: int = 0) -> fap_synergy.Plan:
+def plan(budget: int, options: SynergyOptions, seed: int = 0) -> fap_synergy.SynergyPlan:
     score = np.random.default_rng(0).standard_normal(50).astype(np.float32)
     # The last ten are padding, whatever stands there.
     return fap_synergy.plan(score, 40, budget, options, np.random.default_rng(seed))
@@ -201,7 +201,7 @@ def test_core_and_boundary(budget: int, percent: float, core: int, boundary: int
 def test_boosts_count_positive_effects_only():
     """By hand: one candidate, three partners, of which one lowers the metric."""
     options = SynergyOptions(2.0, 50.0, boundary_cap=1, partners=3, partners_per_candidate=3)
-    whole = fap_synergy.Plan(
+    whole = fap_synergy.SynergyPlan(
         order=np.arange(5),
         core=np.arange(3),
         boundary=np.array([3]),

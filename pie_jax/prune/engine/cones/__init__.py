@@ -1,0 +1,1 @@
+"""Removals that compute only what they change."""

@@ -1,0 +1,1 @@
+"""Gains and searches over all prompts of a task."""

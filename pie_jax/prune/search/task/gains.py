@@ -21,8 +21,8 @@ from pie_jax.devices.mesh import fetch
 from pie_jax.devices.programs import program
 from pie_jax.prune.batch.problem import Problem, over_prompts
 from pie_jax.prune.engine.evaluator import BatchEvaluator
-from pie_jax.prune.search.batch import KEPT_BY_GRADIENT
 from pie_jax.prune.search.clean_run import open_window, window_kl
+from pie_jax.prune.search.space import KEPT_BY_GRADIENT
 
 
 class TaskBatch(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pie_jax.kernels import pallas_gpu, pallas_tpu
-from pie_jax.kernels.streamed import ByFeature, columns_of
+from pie_jax.kernels.streamed import pallas_gpu, pallas_tpu
+from pie_jax.kernels.streamed.scan import ByFeature, columns_of
 
 Platform = Literal["tpu", "gpu"]
 

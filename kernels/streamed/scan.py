@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pie_jax.kernels.choice import whole_block
 from pie_jax.kernels.slices import slice_rows
+from pie_jax.kernels.streamed.choice import whole_block
 
 _BLOCK = 256
 # Occurrences whose scores are in flight at once.

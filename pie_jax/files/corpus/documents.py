@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
 from pie_jax.errors import InputError
-from pie_jax.files.corpus_kinds import kind_of, opened
+from pie_jax.files.corpus.kinds import kind_of, opened
 
 # A plain text without blank lines is cut at line ends into documents of about this many
 # characters; a line longer than _LINE bytes is cut as well.

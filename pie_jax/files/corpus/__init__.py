@@ -1,0 +1,1 @@
+"""Corpora of text: documents, and the files they are read from."""
