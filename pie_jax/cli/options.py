@@ -18,7 +18,7 @@ Model = Annotated[
 Transcoder = Annotated[
     str,
     typer.Option(
-        help="`demo`, a transcoder's folder, or a hub id (owner/name[/folder][@revision])."
+        help="`demo`, a transcoder's folder, or a hub id (owner/name\\[/folder]\\[@revision])."
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="Weights on the device: float32 or bfloat16.")]

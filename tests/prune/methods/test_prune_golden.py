@@ -395,7 +395,6 @@ def test_factp(family: Family):
         theirs = family.reference[f"{prompt}/corrupted_prompt/logit_diff/factp"]
         index = family.index(inputs, "corrupted_prompt", prompt)
         ours = np.where(index >= 0, effects[prompt, index], 0.0)
-        # A difference of two metrics: the tolerance is the metrics', not the effect's.
-        close(ours, theirs)
+        close(ours, theirs)  # a difference of two metrics, whose tolerance it has
         assert np.abs(theirs).max() > 1000 * TOLERANCE
         assert not effects[prompt, inputs.occurrences.count[prompt] :].any()
