@@ -45,7 +45,7 @@ _WHERE = {
     "make_roles": "pie_jax.llm.roles",
 }
 _PACKAGES = (
-    *("prune", "kernels", "models", "transcoders", "tasks", "report"),
+    *("prune", "arrays", "kernels", "models", "transcoders", "tasks", "report"),
     *("interpret", "evaluate", "llm"),
 )
 
