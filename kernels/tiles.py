@@ -12,6 +12,7 @@ T positions, D model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,8 +62,16 @@ def tiled_gradient_times_write(
 ) -> Float[Array, " N"]:
     """Return what `gradient_times_write` does; 0 at positions outside 0 .. T - 1.
 
-    `side_by_side` blocks make a step, which has to divide P; None chooses by the device.
+    `side_by_side` blocks make a step, which has to divide P; None chooses by the device. It can be
+    differentiated by the gradient; by the table, `gradient_times_write` can.
     """
+    return _scores(table, tiles, writes, gradient, side_by_side)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _scores(
+    table: Array, tiles: Tiles, writes: Writes, gradient: Array, side_by_side: int | None
+) -> Float[Array, " N"]:
     gradient = gradient.astype(jnp.float32)
 
     def add(group: _Group, scores: Array) -> Array:
@@ -88,8 +97,22 @@ def tiled_write(
 ) -> Float[Array, "L T D"]:
     """Return what `write` does.
 
-    No two occurrences have the same feature and position, so that nothing depends on an order.
+    No two occurrences have the same feature and position, so that nothing depends on an order. It
+    can be differentiated by the weights; by the table, `write` can.
     """
+    return _written(table, tiles, writes, weight, (layers, length), side_by_side)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _written(
+    table: Array,
+    tiles: Tiles,
+    writes: Writes,
+    weight: Array,
+    shape: tuple[int, int],
+    side_by_side: int | None,
+) -> Float[Array, "L T D"]:
+    layers, length = shape
     position, inside = _positions(writes, length)
     weights = jnp.zeros((len(tiles.first) * TILE, length), jnp.float32)
     weights = weights.at[tiles.slot(writes), position].add(jnp.where(inside, weight, 0.0))
@@ -107,6 +130,53 @@ def tiled_write(
 
     zero = jnp.zeros((layers, length, table.shape[1]), jnp.float32)
     return _over_groups(add, zero, table, tiles, side_by_side)
+
+
+# Each product is linear, and the other is its transpose; JAX cannot turn their loops round.
+
+
+def _scores_forward(table: Any, tiles: Any, writes: Any, gradient: Any, side: int | None) -> Any:
+    where = _values(table, tiles, writes)
+    return _scores(*where, gradient.value, side), (where, gradient.value)
+
+
+def _scores_back(side: int | None, kept: Any, change: Any) -> Any:
+    where, gradient = kept
+    if isinstance(change, jax.custom_derivatives.SymbolicZero):
+        return None, None, None, None
+    back = _written(*where, change, gradient.shape[:2], side)
+    return None, None, None, back.astype(gradient.dtype)
+
+
+def _written_forward(
+    table: Any, tiles: Any, writes: Any, weight: Any, shape: tuple[int, int], side: int | None
+) -> Any:
+    where = _values(table, tiles, writes)
+    return _written(*where, weight.value, shape, side), (where, weight.value)
+
+
+def _written_back(shape: tuple[int, int], side: int | None, kept: Any, change: Any) -> Any:
+    where, weight = kept
+    if isinstance(change, jax.custom_derivatives.SymbolicZero):
+        return None, None, None, None
+    return None, None, None, _scores(*where, change, side).astype(weight.dtype)
+
+
+def _values(table: Any, tiles: Any, writes: Any) -> Any:
+    """Return the arrays of what is not differentiated."""
+    if table.perturbed:
+        raise NotImplementedError(
+            "the products over tiles cannot be differentiated by the table; use "
+            "gradient_times_write and write"
+        )
+    leaf = lambda x: isinstance(x, jax.custom_derivatives.CustomVJPPrimal)  # noqa: E731
+    return tuple(
+        jax.tree.map(lambda x: x.value, one, is_leaf=leaf) for one in (table, tiles, writes)
+    )
+
+
+_scores.defvjp(_scores_forward, _scores_back, symbolic_zeros=True)
+_written.defvjp(_written_forward, _written_back, symbolic_zeros=True)
 
 
 def _over_groups(

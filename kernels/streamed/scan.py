@@ -7,7 +7,8 @@ F features, W target layers of the source layer, K features of a block.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,10 +74,18 @@ def streamed_gradient_times_write(
 
     Reads the decoder once, `block` features at a time, and each row for all its occurrences; sums
     in float32. `whole` multiplies a block with all B x T gradients at once and picks the scores;
-    otherwise every occurrence takes its own row. None chooses by `choice.whole_block`.
+    otherwise every occurrence takes its own row. None chooses by `choice.whole_block`. It can be
+    differentiated by the gradient alone.
     """
     if block < 1:
         raise ValueError(f"block {block} must be at least 1")
+    return _streamed(decoder, occurrences, gradient, block, whole)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _streamed(
+    decoder: Array, occurrences: ByFeature, gradient: Array, block: int, whole: bool | None
+) -> Float[Array, " N"]:
     features, block = decoder.shape[0], min(block, decoder.shape[0])
     places = columns_of(gradient)
     if whole is None:
@@ -96,6 +105,40 @@ def streamed_gradient_times_write(
     zero = jnp.zeros(chunks.feature.shape, jnp.float32)
     total = jax.lax.scan(add, zero, (starts, bounds[:-1], bounds[1:]))[0]
     return occurrences.restore(total[: occurrences.order.shape[0]])
+
+
+def _forward(decoder: Any, occurrences: Any, gradient: Any, block: int, whole: bool | None) -> Any:
+    if decoder.perturbed:
+        raise NotImplementedError(
+            "the streamed product cannot be differentiated by the decoder; use gradient_times_write"
+        )
+    where = jax.tree.map(lambda x: x.value, (decoder, occurrences), is_leaf=_is_primal)
+    return _streamed(*where, gradient.value, block, whole), (*where, gradient.value)
+
+
+def _is_primal(x: Any) -> bool:
+    return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
+
+
+def _back(block: int, whole: bool | None, kept: Any, change: Any) -> Any:
+    """Return the transpose: each occurrence's rows times its score, at its prompt and position."""
+    decoder, of, gradient = kept
+    if isinstance(change, jax.custom_derivatives.SymbolicZero):
+        return None, None, None
+    batch, width, length, model = gradient.shape
+    score = jnp.where(of.feature < decoder.shape[0], change[of.order], 0.0)
+    row, place = jnp.minimum(of.feature, decoder.shape[0] - 1), of.prompt * length + of.position
+
+    def layer(_: None, w: Array) -> tuple[None, Array]:
+        rows = jax.lax.dynamic_index_in_dim(decoder, w, 1, keepdims=False)[row]
+        zero = jnp.zeros((batch * length, model), jnp.float32)
+        return None, zero.at[place].add(score[:, None] * rows.astype(jnp.float32))
+
+    written = jax.lax.scan(layer, None, jnp.arange(width))[1].reshape(width, batch, length, model)
+    return None, None, written.swapaxes(0, 1).astype(gradient.dtype)
+
+
+_streamed.defvjp(_forward, _back, symbolic_zeros=True)
 
 
 class _Chunks(NamedTuple):

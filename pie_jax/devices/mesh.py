@@ -64,6 +64,31 @@ def _whole(name: str, value: str | int) -> int:
     return int(value)
 
 
+def adopted_mesh(mesh: Mesh, data: str | None = None, model: str | None = None) -> Mesh:
+    """Return a caller's mesh with its axes named as pie_jax names them: prompts are spread over its
+    axis `data`, weights over its axis `model`; an axis that is not given is 1.
+
+    The devices may be some of all. Raises `InputError` for an axis that the mesh has not, or an
+    axis of it that is neither and longer than 1.
+    """
+    given = [name for name in (data, model) if name is not None]
+    for name in given:
+        if name not in mesh.axis_names:
+            raise InputError(
+                f"mesh: there is no axis `{name}`; it has {', '.join(map(str, mesh.axis_names))}."
+            )
+    rest = [name for name in mesh.axis_names if name not in given]
+    if long := [name for name in rest if mesh.shape[name] > 1]:
+        raise InputError(
+            f"mesh: axis `{long[0]}` of {mesh.shape[long[0]]} devices is neither data nor model; "
+            "name it as one of them, or give a mesh without it."
+        )
+    order = [mesh.axis_names.index(name) for name in (*rest, *given)]
+    sizes = tuple(1 if name is None else mesh.shape[name] for name in (data, model))
+    devices = mesh.devices.transpose(order).reshape(sizes)
+    return Mesh(devices, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
 def mesh_of(array: jax.Array) -> Mesh | None:
     """Return the mesh that an array lies on, None where it is on one device."""
     sharding = array.sharding

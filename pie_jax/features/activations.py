@@ -167,7 +167,7 @@ def _rows(transcoder: Transcoder, layer: int, features: list[int], wide: int) ->
     else:
         weight, bias, limit = transcoder.encoder_arrays[layer]
         part = EncoderArrays(weight[index], bias[index], None if limit is None else limit[index])
-        rows = load_encoder(part, f"{transcoder.folder}: encoder {layer}")
+        rows = load_encoder(part, f"{transcoder.where}: encoder {layer}")
     return jax.tree.map(
         lambda leaf: jnp.pad(leaf, [(0, wide - len(index))] + [(0, 0)] * (leaf.ndim - 1)), rows
     )

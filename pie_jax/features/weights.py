@@ -40,8 +40,8 @@ def load_weights(
         place = transcoder or _place(result, "transcoder")
         loaded = load_transcoder(place, encoders_on_disk=True)
         transcoder = replace(loaded, name=config["transcoder"])
-    _require_same(result, "model", model.folder, model.files())
-    _require_same(result, "transcoder", transcoder.folder, transcoder.files)
+    _require_same(result, "model", model.folder or Path(model.name), model.files())
+    _require_same(result, "transcoder", Path(transcoder.where), transcoder.files)
     return model, transcoder
 
 

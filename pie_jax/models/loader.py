@@ -23,7 +23,7 @@ from pie_jax.models import orbax_folder
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.families import FAMILIES, Family
 from pie_jax.models.families.base import Fields, Tensor, Wrapper
-from pie_jax.models.tokenizer import Tokenizer, load_tokenizer
+from pie_jax.models.tokenizer import NO_TOKENIZER, Tokenizer, load_tokenizer
 from pie_jax.models.transformer import Transformer, abstract_transformer
 
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -38,12 +38,16 @@ _FILES = ("config.json", *TOKENIZER_FILES, MANIFEST)
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A transformer with its tokenizer and the folder that both came from."""
+    """A transformer with its tokenizer and the folder that both came from.
+
+    One that is only in memory has no folder and, by default, no tokenizer: its prompts are given as
+    ids (`pie_jax.TokenPair`).
+    """
 
     transformer: Transformer
-    tokenizer: Tokenizer
-    name: str
-    folder: Path
+    tokenizer: Tokenizer = NO_TOKENIZER
+    name: str = "in memory"
+    folder: Path | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -52,6 +56,8 @@ class LanguageModel:
 
     def files(self) -> list[Path]:
         """Return the files that decide what the model computes."""
+        if self.folder is None:
+            return []
         return sorted(
             path
             for path in self.folder.iterdir()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pie_jax.errors import InputError
 from pie_jax.files.tensor_reader import require_no_pointer
@@ -140,6 +140,33 @@ class Tokenizer:
                 f"has only {self._vocab_size} tokens; leave it out."
             )
         return ids
+
+
+class _NoTokenizer:
+    """Stands where a model has none: prompts are ids then, and tokens have no texts."""
+
+    source = "in memory"
+
+    def first_token(self) -> None:
+        """Return None: nothing is put in front of ids."""
+
+    def token(self, index: int) -> str:
+        """Return an id as text: its number."""
+        return f"#{index}"
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return ids as text: their numbers."""
+        return " ".join(map(self.token, ids))
+
+    def encode(self, text: str) -> list[int]:
+        """Raise `InputError`: a text has no ids."""
+        raise InputError(
+            "this model has no tokenizer: give prompts as ids (pie_jax.TokenPair), or a tokenizer "
+            "with the model (pie_jax.LanguageModel)."
+        )
+
+
+NO_TOKENIZER = cast(Tokenizer, _NoTokenizer())
 
 
 def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from jax.sharding import Mesh
 
-from pie_jax.devices.mesh import DATA, mesh_of
+from pie_jax.devices.mesh import DATA, MODEL, mesh_of
 from pie_jax.devices.placement import move, move_encoder
 from pie_jax.devices.shapes import multiple
+from pie_jax.errors import InputError
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.options import PruneOptions
 from pie_jax.transcoders.store import Transcoder
@@ -22,6 +23,11 @@ def on_mesh(
     Without a mesh it is the one that either was loaded on; where there is none, nothing changes.
     """
     mesh = mesh or transcoder.mesh or mesh_of(model.transformer.embedding.get_value())
+    if mesh is not None and set(mesh.axis_names) != {DATA, MODEL}:
+        raise InputError(
+            f"mesh: its axes are {', '.join(map(str, mesh.axis_names))}; say which is which with "
+            'pie_jax.adopted_mesh(mesh, data="...", model="...").'
+        )
     if mesh is None:
         return model, transcoder
     encoders = tuple(move_encoder(encoder, mesh) for encoder in transcoder.resident)

@@ -21,7 +21,7 @@ from pie_jax.prune.results.shared_folder import SharedFolder, shared_folder
 from pie_jax.prune.results.tables import PruneResult, assemble
 from pie_jax.prune.setup import opened_run, run_config, run_record
 from pie_jax.prune.step import Columns, Pruner
-from pie_jax.tasks import Pair
+from pie_jax.tasks import Pair, TokenPair
 from pie_jax.transcoders.store import Transcoder
 
 Measure = Callable[[PairBatch, BatchEvaluator], dict[str, Columns]]
@@ -32,7 +32,7 @@ Progress = Callable[[int, int, str], None]
 def prune(
     model: LanguageModel,
     transcoder: Transcoder,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | TokenPair],
     options: PruneOptions | None = None,
     *,
     out: str | Path | None = None,
@@ -45,6 +45,7 @@ def prune(
 
     Each method scores or searches the occurrences of every pair and keeps K of them for each
     budget; KL (in nats) and the metric (in logits) are then measured with all others removed.
+    Pairs of a model without a tokenizer are `TokenPair`s.
     `settings` are fields of `PruneOptions`, such as `methods=("fap",)` and `budgets=(10, 20)`.
     With `out`, results are written there batch by batch; repeating the call resumes. `progress` is
     called with batches done, their total and the stage; `source` names the pairs in errors. On a
@@ -56,7 +57,7 @@ def prune(
     # One prompt by itself is not computed as a whole batch of it.
     alone = len(run.encoded) == 1 and run.transcoder.mesh is None
     plan = batches(run.encoded, 1 if alone else run.options.batch_size)
-    config = run_config(run, pairs)
+    config = run_config(run, pairs, stored=out is not None)
     with shared_folder(out, config) as folder:
         if folder is not None and (done := folder.finished()) is not None:
             return done

@@ -21,7 +21,7 @@ from pie_jax.prune.checks import check_options
 from pie_jax.prune.on_mesh import on_mesh, whole_batches
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.step import devices
-from pie_jax.tasks import Pair, SkippedPair, encode_pairs
+from pie_jax.tasks import Pair, SkippedPair, TokenPair, encode_pairs
 from pie_jax.tasks.encode import EncodedPair
 from pie_jax.transcoders.loader import require_match
 from pie_jax.transcoders.store import Transcoder
@@ -42,7 +42,7 @@ class Run(NamedTuple):
 def opened_run(
     model: LanguageModel,
     transcoder: Transcoder,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | TokenPair],
     options: PruneOptions | None,
     settings: dict[str, Any],
     *,
@@ -62,6 +62,7 @@ def opened_run(
         source=source,
     )
     _require_as_many(encoded, source)
+    _require_known(encoded, model.config.vocab_size, source)
     if options.judge_corruptions == "unseen" and len(encoded[0].corrupted) < 2:
         raise InputError(
             f"{source}: --judge-corruptions unseen needs at least 2 corrupted versions of each "
@@ -95,22 +96,48 @@ def _require_as_many(pairs: Sequence[EncodedPair], source: str) -> None:
             )
 
 
-def run_config(run: Run, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Return what decides a run's numbers; two runs may share a folder only if it is equal."""
+def _require_known(pairs: Sequence[EncodedPair], size: int, source: str) -> None:
+    for pair in pairs:
+        ids = [i for prompt in (pair.clean, *pair.corrupted) for i in prompt]
+        ids += [i for i in (pair.target_id, pair.distractor_id) if i is not None]
+        if wrong := [i for i in ids if not 0 <= i < size]:
+            raise InputError(
+                f"{source}: row {pair.index} holds the id {wrong[0]}, but the model has the tokens "
+                f"0 to {size - 1}; encode it with the model's own tokenizer."
+            )
+
+
+def run_config(run: Run, pairs: Sequence[Pair | TokenPair], *, stored: bool) -> dict[str, Any]:
+    """Return what decides a run's numbers; two runs may share a folder only if it is equal.
+
+    Files are hashed where a run is `stored`. Raises `InputError` where one that is to be stored has
+    weights that lie in no file.
+    """
+    if stored:
+        _require_files(run)
     text = json.dumps([asdict(pair) for pair in pairs], sort_keys=True)
     config = {
         "model": run.model.name,
         "dtype": str(run.model.transformer.embedding.dtype),
         "transcoder": run.transcoder.name,
         "sha256": {
-            "model": hash_files(run.model.files()),
-            "transcoder": hash_files(run.transcoder.files),
+            "model": hash_files(run.model.files()) if stored else None,
+            "transcoder": hash_files(run.transcoder.files) if stored else None,
             "pairs": hashlib.sha256(text.encode()).hexdigest(),
         },
         **asdict(run.options),
     }
     # As it comes back from JSON, where tuples are lists.
     return json.loads(json.dumps(config))
+
+
+def _require_files(run: Run) -> None:
+    for what, one in (("model", run.model), ("transcoder", run.transcoder)):
+        if one.folder is None:
+            raise InputError(
+                f"out: the {what} is only in memory, so that no later stage could open it; save it "
+                "to a folder and load it from there, or leave `out` away."
+            )
 
 
 def run_record(run: Run, batches: int) -> dict[str, Any]:
@@ -120,7 +147,11 @@ def run_record(run: Run, batches: int) -> dict[str, Any]:
     first = run.model.tokenizer.first_token()
     return {
         # Where later stages find them, from whatever folder they are started.
-        "folders": {what: str(one.folder.resolve()) for what, one in named if one.name != DEMO},
+        "folders": {
+            what: str(one.folder.resolve())
+            for what, one in named
+            if one.folder is not None and one.name != DEMO
+        },
         "first_token": None if first is None else asdict(first),
         "pairs": len(run.encoded),
         "batches": batches,

@@ -13,7 +13,7 @@ from pie_jax.tasks.encode import (
     SkippedPair,
     encode_pairs,
 )
-from pie_jax.tasks.records import Pair, read_pairs, write_pairs
+from pie_jax.tasks.records import Pair, TokenPair, read_pairs, write_pairs
 from pie_jax.tasks.words import Split
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SkippedPair",
     "Split",
     "Task",
+    "TokenPair",
     "Tokenizer",
     "encode_pairs",
     "get_task",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pie_jax.errors import InputError
-from pie_jax.tasks.records import Pair
+from pie_jax.tasks.records import Pair, TokenPair
 
 MAX_TOKENS = 128
 MIN_TOKENS = 8
@@ -59,7 +59,7 @@ class SkippedPair:
 
 
 def encode_pairs(
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | TokenPair],
     tokenizer: EncodesPrompts,
     *,
     needs_target: bool,
@@ -113,7 +113,7 @@ def encode_pairs(
 
 
 def encode_pair(
-    pair: Pair,
+    pair: Pair | TokenPair,
     tokenizer: EncodesPrompts,
     *,
     index: int,
@@ -123,15 +123,7 @@ def encode_pair(
     source: str = "pairs",
 ) -> EncodedPair | SkippedPair:
     """Encode one pair, or say why it cannot be used; arguments as in `encode_pairs`."""
-    clean = tuple(tokenizer.encode(pair.clean)[:max_tokens])
-    corrupted = tuple(tuple(tokenizer.encode(text)[:max_tokens]) for text in pair.corrupted)
-    result = EncodedPair(
-        index=index,
-        clean=clean,
-        corrupted=corrupted,
-        target_id=_answer_id(pair.target, tokenizer),
-        distractor_id=_answer_id(pair.distractor, tokenizer),
-    )
+    result = _encoded(pair, tokenizer, index, max_tokens)
     problem = _prompt_problem(result, min_tokens)
     if problem is None and needs_target:
         problem = _answer_problem(pair, result, tokenizer)
@@ -139,6 +131,22 @@ def encode_pair(
         return result
     reason, sentence = problem
     return SkippedPair(index, reason, f"{source}, row {index} (counted from 0): {sentence}")
+
+
+def _encoded(
+    pair: Pair | TokenPair, tokenizer: EncodesPrompts, index: int, max_tokens: int
+) -> EncodedPair:
+    if isinstance(pair, TokenPair):
+        corrupted = tuple(tuple(ids[:max_tokens]) for ids in pair.corrupted)
+        clean = tuple(pair.clean[:max_tokens])
+        return EncodedPair(index, clean, corrupted, pair.target, pair.distractor)
+    return EncodedPair(
+        index=index,
+        clean=tuple(tokenizer.encode(pair.clean)[:max_tokens]),
+        corrupted=tuple(tuple(tokenizer.encode(text)[:max_tokens]) for text in pair.corrupted),
+        target_id=_answer_id(pair.target, tokenizer),
+        distractor_id=_answer_id(pair.distractor, tokenizer),
+    )
 
 
 def _answer_id(text: str | None, tokenizer: EncodesPrompts) -> int | None:
@@ -168,16 +176,20 @@ def _prompt_problem(encoded: EncodedPair, min_tokens: int) -> tuple[str, str] | 
 
 
 def _answer_problem(
-    pair: Pair, encoded: EncodedPair, tokenizer: EncodesPrompts
+    pair: Pair | TokenPair, encoded: EncodedPair, tokenizer: EncodesPrompts
 ) -> tuple[str, str] | None:
     """Return (reason, sentence) when target and distractor are not two single tokens."""
-    for field, text in (("target", pair.target), ("distractor", pair.distractor)):
-        if text is None:
+    answers: dict[str, str | int | None] = {"target": pair.target, "distractor": pair.distractor}
+    for field, answer in answers.items():
+        if answer is None:
             return "missing-target", f"the metric compares two answers and there is no {field}"
     if encoded.target_id is None:
         return "target-not-one-token", f"the target {_split(pair.target, tokenizer)}"
     if encoded.distractor_id is None:
-        return "distractor-not-one-token", f"the distractor {_split(pair.distractor, tokenizer)}"
+        return (
+            "distractor-not-one-token",
+            f"the distractor {_split(answers['distractor'], tokenizer)}",
+        )
     if encoded.target_id == encoded.distractor_id:
         return (
             "target-equals-distractor",
@@ -186,9 +198,9 @@ def _answer_problem(
     return None
 
 
-def _split(text: str | None, tokenizer: EncodesPrompts) -> str:
+def _split(text: str | int | None, tokenizer: EncodesPrompts) -> str:
     """Say which tokens an answer is, and what would be one token."""
-    assert text is not None
+    assert isinstance(text, str)
     pieces = tokenizer.answer_pieces(text)
     turned = text[1:] if text.startswith(" ") else f" {text}"
     better = [one for one in (turned, *pieces[:1]) if one and tokenizer.answer_id(one) is not None]
@@ -197,8 +209,11 @@ def _split(text: str | None, tokenizer: EncodesPrompts) -> str:
     return f"{text!r} is {len(pieces)} tokens ({shown}) and must be one{hint}"
 
 
-def _warn_of_spaces(pairs: Sequence[Pair], encoded: Sequence[EncodedPair], source: str) -> None:
-    rows = [one.index for one in encoded if pairs[one.index].clean.endswith(" ")]
+def _warn_of_spaces(
+    pairs: Sequence[Pair | TokenPair], encoded: Sequence[EncodedPair], source: str
+) -> None:
+    texts = [(one.index, pairs[one.index].clean) for one in encoded]
+    rows = [index for index, text in texts if isinstance(text, str) and text.endswith(" ")]
     if rows:
         warnings.warn(
             f"{source}: {len(rows)} of {len(encoded)} prompts end in a space, the first is row "

@@ -26,6 +26,17 @@ class Pair:
     distractor: str | None
 
 
+@dataclass(frozen=True)
+class TokenPair:
+    """A pair as token ids, for a model without a tokenizer: one clean prompt, its corrupted
+    versions, all of one length, and the two answers' ids."""
+
+    clean: tuple[int, ...]
+    corrupted: tuple[tuple[int, ...], ...]
+    target: int | None = None
+    distractor: int | None = None
+
+
 # Field of `Pair` -> key in the file, for each of the two spellings a row may use.
 _PLAIN = {field: field for field in ("clean", "corrupted", "target", "distractor")}
 _PUBLISHED = {

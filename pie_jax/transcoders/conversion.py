@@ -27,6 +27,8 @@ def convert(
     require_match(transcoder, model.config, model.name)
     if jax.process_count() > 1:
         raise InputError("convert runs in one process; the result serves any number of them.")
+    if model.folder is None:
+        raise InputError("convert: the model is only in memory; load it from a folder first.")
     kind = None if dtype is None else parse_dtype(dtype)
     with whole_folder(Path(out).absolute()) as draft:
         orbax_folder.save(model.transformer, model.folder, draft / "model")

@@ -55,7 +55,7 @@ class Transcoder:
 
     config: TranscoderConfig
     name: str
-    folder: Path
+    folder: Path | None
     files: tuple[Path, ...]
     # Of EncoderArrays; named so, the checks of types in tests would read one.
     encoder_arrays: Sequence[Any]
@@ -67,6 +67,11 @@ class Transcoder:
     skips: Sequence[np.ndarray] = ()
     packed: Path | None = None
 
+    @property
+    def where(self) -> str:
+        """Return the folder, or the name of a transcoder that has none."""
+        return self.name if self.folder is None else str(self.folder)
+
     def encoder(self, layer: int) -> Encoder:
         """Return one layer's encoder, from the device if it is there, else read from disk."""
         if self.resident:
@@ -77,7 +82,7 @@ class Transcoder:
         """Read one layer's encoder from disk to the device or the mesh."""
         if self.restore_encoder is not None:
             return self.restore_encoder(layer, dtype, self.mesh)
-        what = f"{self.folder}: encoder {layer}"
+        what = f"{self.where}: encoder {layer}"
         return load_encoder(self.encoder_arrays[layer], what, dtype, self.mesh, top=self.config.top)
 
     def rows(self, layer: int, features: np.ndarray) -> np.ndarray:
@@ -86,7 +91,7 @@ class Transcoder:
         Raises `InputError` where a row holds NaN.
         """
         rows = np.asarray(self.decoder_maps[layer][features])
-        require_finite(rows, f"{self.folder}: decoder of layer {layer}")
+        require_finite(rows, f"{self.where}: decoder of layer {layer}")
         return rows
 
     def module(self) -> CrossLayerTranscoder:
@@ -99,8 +104,30 @@ class Transcoder:
 
     def skip(self, layer: int) -> jax.Array:
         """Read one layer's affine skip [D, D] (out, in). Raises `InputError` where it is NaN."""
-        require_finite(self.skips[layer], f"{self.folder}: skip of layer {layer}")
+        require_finite(self.skips[layer], f"{self.where}: skip of layer {layer}")
         return jnp.asarray(self.skips[layer])
+
+
+def transcoder_in_memory(clt: CrossLayerTranscoder, name: str = "in memory") -> Transcoder:
+    """Return a transcoder module as `pie_jax.prune` takes it; its rows are read from memory."""
+
+    def arrays(encoder: Encoder) -> EncoderArrays:
+        threshold = None if encoder.threshold is None else np.asarray(encoder.threshold[...])
+        return EncoderArrays(
+            np.asarray(encoder.weight[...]), np.asarray(encoder.bias[...]), threshold
+        )
+
+    return Transcoder(
+        config=clt.config,
+        name=name,
+        folder=None,
+        files=(),
+        encoder_arrays=[arrays(encoder) for encoder in clt.encoders],
+        decoder_maps=[np.asarray(decoder[...]) for decoder in clt.decoders],
+        bias=np.asarray(clt.bias[...]),
+        resident=tuple(clt.encoders),
+        skips=() if clt.skip is None else list(np.asarray(clt.skip[...])),
+    )
 
 
 def load_encoder(

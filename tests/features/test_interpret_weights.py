@@ -25,7 +25,8 @@ def result(copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Pr
     monkeypatch.chdir(copied("reference/llama"))
     model, clt = load_model("model"), load_transcoder("clt", encoders_on_disk=True)
     run = Run(model, clt, PruneOptions(), [], [])
-    record = json.loads(json.dumps({"config": run_config(run, []), **run_record(run, 1)}))
+    config = run_config(run, [], stored=True)
+    record = json.loads(json.dumps({"config": config, **run_record(run, 1)}))
     return PruneResult(**dict.fromkeys(TABLES, pa.table({})), record=record)
 
 

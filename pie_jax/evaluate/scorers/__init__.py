@@ -12,11 +12,15 @@ from pie_jax.evaluate.scorers import (
     steering_faithfulness,
 )
 from pie_jax.evaluate.scorers.base import Scorer
+from pie_jax.extensions import Registry
 
-SCORERS: dict[str, Scorer] = {
-    module.SCORER.name: module.SCORER
-    for module in (clarity, responsiveness, purity, detection, fuzzing, steering_faithfulness)
-}
+SCORERS: Registry[Scorer] = Registry(
+    "pie_jax.scorers",
+    {
+        module.SCORER.name: module.SCORER
+        for module in (clarity, responsiveness, purity, detection, fuzzing, steering_faithfulness)
+    },
+)
 # What costs no generation by a model that has to be loaded.
 DEFAULT_SCORERS = ("clarity", "responsiveness", "purity", "detection", "fuzzing")
 

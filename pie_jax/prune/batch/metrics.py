@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pie_jax.extensions import Registry
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.transformer import Transformer
 
@@ -79,7 +80,27 @@ def logsumexp(
     return jax.nn.logsumexp(model.unembed(residual, rule), axis=-1)
 
 
-METRICS: dict[str, Metric] = {
-    "logit-diff": Metric("logit-diff", True, True, logit_diff),
-    "logsumexp": Metric("logsumexp", False, False, logsumexp),
-}
+METRICS: Registry[Metric] = Registry(
+    "pie_jax.metrics",
+    {
+        "logit-diff": Metric("logit-diff", True, True, logit_diff),
+        "logsumexp": Metric("logsumexp", False, False, logsumexp),
+    },
+)
+
+
+def own_metric(
+    name: str, value: Callable[[Array, Prompt], Array], *, needs_target: bool = False
+) -> Metric:
+    """Return a metric from a function of the logits [V] at the prompt's last position and the
+    prompt, which JAX differentiates.
+
+    `METRICS[name] = own_metric(name, value)` makes it known to runs and the command line.
+    """
+
+    def each(
+        model: Transformer, residual: Float[Array, "P D"], prompt: Prompt, rule: GradientRule
+    ) -> Float[Array, " P"]:
+        return jax.vmap(lambda logits: value(logits, prompt))(model.unembed(residual, rule))
+
+    return Metric(name, needs_target, True, each)

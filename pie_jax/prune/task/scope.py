@@ -57,7 +57,7 @@ def prune_task(
     run = opened_run(model, transcoder, pairs, options, settings, mesh=mesh, source=source)
     _check(run, source)
     work = _Work(run, progress)
-    config = {"scope": SCOPE, **run_config(run, pairs)}
+    config = {"scope": SCOPE, **run_config(run, pairs, stored=out is not None)}
     with shared_folder(out, config, load_task_result) as folder:
         if folder is not None and (done := folder.finished()) is not None:
             return done
