@@ -54,3 +54,13 @@ def test_a_run_that_lets_go_of_programs_gives_the_same(monkeypatch: pytest.Monke
     assert len(cleared) == 2
     for name, table in whole.tables().items():
         assert table.equals(again.tables()[name])
+
+
+def test_only_programs_of_small_arguments_compile_fast(monkeypatch: pytest.MonkeyPatch):
+    """Large ones run longer than they compile: they keep XLA's defaults."""
+    monkeypatch.setattr(programs, "_SMALL_BYTES", 40)
+    add = programs.Program(lambda x, y: x + y, ())
+    few, many = jnp.ones(5), jnp.ones(6)
+    assert add._for((few, few), {}) is add._small
+    assert add._for((few,), {"y": many}) is add._large
+    assert add(many, many).tolist() == [2.0] * 6

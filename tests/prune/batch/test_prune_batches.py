@@ -48,6 +48,23 @@ def test_lengths_and_windows_are_few():
     assert length_class(129) == window_class(129, 1000) == 192
 
 
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_a_window_is_no_longer_than_its_prompt(positions: int, length: int):
+    assert min(positions, length) <= window_class(min(positions, length), length) <= length
+
+
+def test_a_window_begins_where_the_first_version_differs():
+    """The others differ later: what they leave as it was is still in the window."""
+    clean = tuple(range(1, 41))
+
+    def version(at: int) -> tuple[int, ...]:
+        return (*clean[:at], 99, *clean[at + 1 :])
+
+    pair = EncodedPair(0, clean, (version(36), version(12), version(30)), 1, 2)
+    (batch,) = batches([pair], 1)
+    assert batch.window == window_class(40 - 12, 44) == 32
+
+
 def test_buckets_are_few():
     assert sorted({bucket(size) for size in range(200)}) == [16, 24, 32, 48, 64, 96, 128, 192, 256]
 

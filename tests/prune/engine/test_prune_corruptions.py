@@ -19,8 +19,10 @@ from prune_helpers import (
 
 import pie_jax
 from pie_jax.errors import InputError
+from pie_jax.models.gradient_rules import FROZEN
 from pie_jax.prune.checks import check_options
 from pie_jax.prune.engine.corruptions import seen_and_held_out, seen_count
+from pie_jax.prune.engine.passes import attribute, metric_gradients
 from pie_jax.prune.options import PruneOptions
 
 OPTIONS = PruneOptions(methods=("fap", "auto"), budgets=(6,), batch_size=2)
@@ -67,6 +69,23 @@ def test_methods_see_the_first_half_and_the_rest_judges(model_and_transcoder):
     # Occurrences that only the unseen version has change nothing on the seen ones.
     np.testing.assert_allclose(
         np.sort(np.abs(gradient))[:, -20:], np.sort(np.abs(alone[0]))[:, -20:], rtol=1e-4
+    )
+
+
+def test_a_score_is_the_mean_over_corruptions(model_and_transcoder):
+    model, transcoder = model_and_transcoder
+    inputs = prepare(model, transcoder, three_versions(), OPTIONS)
+    problem = inputs.problem
+    _, gradient = metric_gradients(problem, inputs.metric, FROZEN)
+    versions = problem.delta.shape[1]
+    each = [
+        attribute(problem._replace(delta=problem.delta[:, m : m + 1]), gradient)
+        for m in range(versions)
+    ]
+    assert versions == 3
+    assert np.abs(each[0] - each[1]).max() > 0.01
+    np.testing.assert_allclose(
+        inputs.attribution("frozen"), np.mean(each, axis=0), rtol=1e-4, atol=1e-6
     )
 
 
