@@ -17,6 +17,7 @@ from pie_jax.graph.listing import (
     FEATURE,
     TARGET,
     TOKEN,
+    Edges,
     Labels,
     Node,
     Scores,
@@ -149,12 +150,13 @@ def write_json(
         "clickedId": "",
         "sg_pos": "",
     }
+    edges = kept_edges(graph, pruned)
     objects = (
         _node_object(node, ids[node.number], graph, pruned, labels or {}, scores or {})
         for node in nodes
     )
     with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
-        file.writelines(_lines(about, state, objects, _links(graph, pruned, ids)))
+        file.writelines(_lines(about, state, objects, _links(edges, ids)))
     return about
 
 
@@ -221,28 +223,7 @@ def _known(ids: Mapping[int, str], node: int, what: str) -> str:
 def _node_object(
     node: Node, name: str, graph: Graph, pruned: Pruned, labels: Labels, scores: Scores
 ) -> dict[str, Any]:
-    own = {
-        FEATURE: lambda: {
-            "feature": cantor(node.layer, node.feature),
-            "layer": str(node.layer),
-            "jsNodeId": f"{node.layer}_{node.feature}-0",
-            "clerp": label_with_scores(labels, scores, (node.layer, node.feature)),
-            "activation": _short(node.activation),
-        },
-        ERROR: lambda: {
-            "feature": -1,
-            "layer": str(node.layer),
-            "jsNodeId": f"err_{node.layer}_{node.position}-0",
-            "clerp": "",
-        },
-        TOKEN: lambda: {
-            "feature": node.position,
-            "layer": "E",
-            "jsNodeId": f"E_{node.token}-{node.position}",
-            "clerp": "",
-        },
-        TARGET: lambda: _target_object(name, graph, node),
-    }[node.kind]()
+    own = _own_keys(node, name, graph, labels, scores)
     return {
         "node_id": name,
         "ctx_idx": node.position,
@@ -255,6 +236,35 @@ def _node_object(
         "activation": None,
         **own,
     }
+
+
+def _own_keys(
+    node: Node, name: str, graph: Graph, labels: Labels, scores: Scores
+) -> dict[str, Any]:
+    """Return the keys whose values depend on the kind of node."""
+    if node.key is not None:
+        return {
+            "feature": cantor(*node.key),
+            "layer": str(node.layer),
+            "jsNodeId": f"{node.layer}_{node.feature}-0",
+            "clerp": label_with_scores(labels, scores, node.key),
+            "activation": _short(node.activation),
+        }
+    if node.kind == ERROR:
+        return {
+            "feature": -1,
+            "layer": str(node.layer),
+            "jsNodeId": f"err_{node.layer}_{node.position}-0",
+            "clerp": "",
+        }
+    if node.kind == TOKEN:
+        return {
+            "feature": node.position,
+            "layer": "E",
+            "jsNodeId": f"E_{node.token}-{node.position}",
+            "clerp": "",
+        }
+    return _target_object(name, graph, node)
 
 
 def _target_object(name: str, graph: Graph, node: Node) -> dict[str, Any]:
@@ -272,18 +282,19 @@ def _target_object(name: str, graph: Graph, node: Node) -> dict[str, Any]:
     }
 
 
-def label_with_scores(labels: Labels, scores: Scores, key: Any) -> str:
+def label_with_scores(labels: Labels, scores: Scores, key: tuple[int, int]) -> str:
     """Return a feature's label with its defined scores, such as `names [detection 0.93]`."""
     defined = [
         f"{name} {number(value)}"
         for name, value in scores.get(key, {}).items()
         if value is not None and value == value
     ]
-    return " ".join([labels.get(key, ""), *([f"[{', '.join(defined)}]"] if defined else [])]).strip()
+    return " ".join(
+        [labels.get(key, ""), *([f"[{', '.join(defined)}]"] if defined else [])]
+    ).strip()
 
 
-def _links(graph: Graph, pruned: Pruned, ids: Mapping[int, str]) -> Iterator[dict[str, Any]]:
-    edges = kept_edges(graph, pruned)
+def _links(edges: Edges, ids: Mapping[int, str]) -> Iterator[dict[str, Any]]:
     for source, target, weight in zip(
         edges.source.tolist(), edges.target.tolist(), edges.weight, strict=True
     ):
@@ -319,9 +330,7 @@ def _part(path: Path, data: dict[str, Any], key: str, kind: type) -> Any:
     return _value(path, data, key, kind, "the graph")
 
 
-def _value(
-    path: Path, data: Any, key: str, kind: type | tuple[type, ...], where: str
-) -> Any:
+def _value(path: Path, data: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     if not isinstance(data, dict) or key not in data:
         raise InputError(f"{path}: {where} has no {key}; this is not the JSON of a whole graph.")
     value = data[key]
@@ -347,16 +356,17 @@ def _read_nodes(path: Path, entries: list[Any]) -> Iterator[tuple[str, Mapping[s
 
 def _read_links(path: Path, entries: list[Any], nodes: Mapping[str, Any]) -> Iterator[Link]:
     for i, entry in enumerate(entries):
-        ends = [_value(path, entry, key, str, f"link {i}") for key in ("source", "target")]
+        source = _value(path, entry, "source", str, f"link {i}")
+        target = _value(path, entry, "target", str, f"link {i}")
         weight = float(_value(path, entry, "weight", (int, float), f"link {i}"))
-        for end in ends:
+        for end in (source, target):
             if end not in nodes:
                 raise InputError(
                     f"{path}: link {i} names {end}, which is no node; write the graph again."
                 )
         if not np.isfinite(weight):
             raise InputError(f"{path}: the weight of link {i} is {weight}; write the graph again.")
-        yield Link(*ends, weight)
+        yield Link(source, target, weight)
 
 
 def _read_state(

@@ -32,6 +32,11 @@ class Node(NamedTuple):
     target: int | None = None
     activation: float | None = None
 
+    @property
+    def key(self) -> tuple[int, int] | None:
+        """A feature's (layer, number), by which labels and scores are given."""
+        return None if self.layer is None or self.feature is None else (self.layer, self.feature)
+
 
 class Edges(NamedTuple):
     """Kept edges, E of them: numbers of both ends, and the signed direct effect.
@@ -139,9 +144,12 @@ def edge_influence(graph: Graph, edges: Edges) -> np.ndarray:
     share = np.nan_to_num(edges.share)
     start = np.zeros(graph.node_count)
     start[graph.node_count - len(graph.targets) :] = [one.probability for one in graph.targets]
-    reach, step = start.copy(), start
+    reach: np.ndarray = start.copy()
+    step: np.ndarray = start
     # No path visits more than one node of a layer, and the graph's two ends.
     for _ in range(graph.layers + 2):
-        step = np.bincount(edges.source, share * step[edges.target], graph.node_count)
+        step = np.bincount(
+            edges.source, weights=share * step[edges.target], minlength=graph.node_count
+        )
         reach += step
     return share * reach[edges.target]

@@ -93,9 +93,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _node_table(prompt: int, graph: Graph, pruned: Pruned, labels: Labels) -> pa.Table:
-    rows = [
-        _node_row(prompt, node, graph, pruned, labels) for node in kept_nodes(graph, pruned)
-    ]
+    rows = [_node_row(prompt, node, graph, pruned, labels) for node in kept_nodes(graph, pruned)]
     return pa.Table.from_pylist(rows, _NODES)
 
 
@@ -104,11 +102,7 @@ def _node_row(
 ) -> dict[str, Any]:
     target = None if node.target is None else graph.targets[node.target]
     text = graph.tokens[node.position] if target is None else target.label
-    label = (
-        None
-        if node.layer is None or node.feature is None
-        else labels.get((node.layer, node.feature))
-    )
+    label = None if node.key is None else labels.get(node.key)
     return {
         "prompt": prompt,
         "node": node.number,
