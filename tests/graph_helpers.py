@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from pie_jax.graph.listing import kept_nodes
+from pie_jax.graph.page import Measured
 from pie_jax.graph.types import Graph, Pruned, Target
+from pie_jax.interpret.records import FeatureExamples, FeatureKey, Window
+from pie_jax.interpret.texts import TokenText
+from pie_jax.report.promoted import PromotedTokens, TokenEffect
 
 WORDS = ("<bos>", "The", " capital", " of", " the", " state", " containing", " Dallas", " is")
 
@@ -89,3 +95,61 @@ def strongest(graph: Graph, edges: int) -> Pruned:
     cumulative = np.empty(count)
     cumulative[order] = np.cumsum(influence[order]) / influence.sum()
     return Pruned(nodes, mask, cumulative)
+
+
+def dressed(graph: Graph, pruned: Pruned, *, text: str = "", seed: int = 0) -> dict[str, Any]:
+    """Return what `write_page` takes beside a graph: labels, scores, examples, measurements.
+
+    `text` is put into every label, window and token.
+    """
+    rng = np.random.default_rng(seed)
+    words = [" Texas", " Dallas", " city", " state", " of", " capital", " the", " Austin", " in"]
+    nodes = [node for node in kept_nodes(graph, pruned) if node.kind == "feature"]
+    keys = list(dict.fromkeys(FeatureKey(*node.key) for node in nodes if node.key is not None))
+    made: dict[str, Any] = {"labels": {}, "scores": {}, "examples": {}, "promoted": {}}
+    for i, key in enumerate(keys):
+        if i % 5:
+            chosen = rng.choice(words, 2)
+            made["labels"][key] = f"words like{chosen[0]} before{chosen[1]}{text}"
+            value = None if i % 7 == 0 else float(rng.uniform(0.5, 1))
+            made["scores"][key] = {"detection": value, "fuzzing": float(rng.uniform(0.5, 1))}
+        effects = tuple(
+            TokenEffect(n, f"{word}{text}", 1.0) for n, word in enumerate(rng.permutation(words))
+        )
+        made["promoted"][key] = [PromotedTokens(*key, None, effects, effects[::-1])]
+        made["examples"][key] = examples_of(key, rng)
+    made["read"] = lambda window: TokenText(
+        tuple(f"{words[token % len(words)]}{text}" for token in window.tokens[1:]),
+        tuple(window.activations[1:].tolist()),
+    )
+    made["measured"] = [
+        Measured(node.number, target, factor, size, size * float(rng.uniform(0.5, 1.2)))
+        for node in nodes[: len(nodes) // 2]
+        for target in range(len(graph.targets))
+        for factor, size in ((0.0, float(rng.normal())), (2.0, float(rng.normal())))
+    ]
+    return made
+
+
+def examples_of(key: FeatureKey, rng: np.random.Generator) -> FeatureExamples:
+    """Return five windows of 24 tokens, their strongest token first in size."""
+    values = np.maximum(rng.normal(-1, 1.5, (5, 25)), 0).astype(np.float32)
+    values[:, 0] = 0
+    tokens = rng.integers(0, 9, (5, 25))
+    top = sorted(
+        (Window(i, tokens[i], values[i]) for i in range(5)), key=lambda one: -one.maximum
+    )
+    empty: tuple[tuple[Window, ...], ...] = ((),) * 9
+    return FeatureExamples(
+        key=key,
+        tokens_seen=1000,
+        tokens_active=int((values > 0).sum()),
+        maximum=float(values.max()),
+        histogram=np.histogram(values[values > 0], 10)[0],
+        top=tuple(top),
+        deciles=(*empty, tuple(top)),
+        inactive=(),
+        neighbours=(),
+        for_explaining=frozenset(),
+        for_scoring=frozenset(),
+    )
