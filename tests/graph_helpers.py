@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -136,9 +137,7 @@ def examples_of(key: FeatureKey, rng: np.random.Generator) -> FeatureExamples:
     values = np.maximum(rng.normal(-1, 1.5, (5, 25)), 0).astype(np.float32)
     values[:, 0] = 0
     tokens = rng.integers(0, 9, (5, 25))
-    top = sorted(
-        (Window(i, tokens[i], values[i]) for i in range(5)), key=lambda one: -one.maximum
-    )
+    top = sorted((Window(i, tokens[i], values[i]) for i in range(5)), key=lambda one: -one.maximum)
     empty: tuple[tuple[Window, ...], ...] = ((),) * 9
     return FeatureExamples(
         key=key,
@@ -153,3 +152,18 @@ def examples_of(key: FeatureKey, rng: np.random.Generator) -> FeatureExamples:
         for_explaining=frozenset(),
         for_scoring=frozenset(),
     )
+
+
+def with_twins(
+    graph: Graph, edges: int, most: int = 6
+) -> tuple[Graph, Pruned, list[tuple[int, int]]]:
+    """Return the graph with pairs of features of one place that do nearly the same, and them."""
+    place = list(zip(graph.layer.tolist(), graph.position.tolist(), strict=True))
+    starts = [a for a in range(len(place) - 1) if place[a] == place[a + 1]]
+    pairs = [(a, a + 1) for a in starts if a - 1 not in starts][:most]
+    rows = graph.rows.copy()
+    for a, b in pairs:
+        rows[b] = 1.1 * rows[a]
+        rows[:, b] = 0.9 * rows[:, a]
+    graph = replace(graph, rows=rows)
+    return graph, strongest(graph, edges), pairs

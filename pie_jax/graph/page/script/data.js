@@ -27,12 +27,18 @@ const sign = (value) => (value < 0 ? "negative" : "positive");
 function nameOf(node) {
   if (node.kind === TOKEN) return `token ${data.tokens[node.position]}`;
   if (node.kind === TARGET) return `${data.targets[node.target][0]} (${percent(data.targets[node.target][1])})`;
-  if (node.kind === ERROR) return `error of layer ${node.layer}`;
+  if (node.kind === ERROR) return "error";
   return node.about.label || (node.about.tokens.length && node.about.tokens[0].length
     ? `→ ${node.about.tokens[0].slice(0, 3).join(" ")}` : `feature ${node.feature}`);
 }
 
-// Where it is.
+// Where it is, in short and in full.
+function spotOf(node) {
+  if (node.kind === TARGET) return "target";
+  if (node.kind === TOKEN) return `position ${node.position}`;
+  return `L${node.layer} · ${shorten(data.tokens[node.position], 12)}`;
+}
+
 function placeOf(node) {
   const at = `position ${node.position} (${shorten(data.tokens[node.position], 24)})`;
   if (node.kind === TARGET) return "target at the last position";

@@ -19,7 +19,7 @@ function aboutParts(node, windows) {
     parts.push(make("p", {}, ...about.scores.map(([name, value]) => make("span", { kind: "score", text: `${name} ${value}` }))));
   }
   if (about.tokens.length) {
-    if (about.tokens[0].length) parts.push(tokensLine("promotes", about.tokens[0]));
+    if (about.tokens[0].length) parts.push(tokensLine("promotes", about.tokens[0].slice(0, windows > 2 ? 8 : 5)));
     if (windows > 2 && about.tokens[1].length) parts.push(tokensLine("suppresses", about.tokens[1]));
   }
   parts.push(...about.windows.slice(0, windows).map(windowLine));
@@ -60,6 +60,7 @@ function edgeList(title, list, end, note) {
     const entry = button("", () => change({ current: node }), "entry");
     entry.title = shorten(placeOf(node), 200);
     entry.append(bar, make("span", { kind: "name", text: shorten(`${nameOf(node)}`, 120) }),
+      make("span", { kind: "where", text: spotOf(node) }),
       make("span", { kind: "share", text: `${edges.weight[e] < 0 ? "−" : ""}${percent(edges.share[e])} · ${number(edges.weight[e])}` }));
     return entry;
   });
@@ -92,7 +93,7 @@ function measuredPart(node) {
   table.append(make("tbody", {}, ...rows.map(([target, factor, predicted, measured]) => make("tr", {},
     make("td", { text: number(factor), kind: "num" }), make("td", { text: shorten(data.targets[target][0], 24) }),
     make("td", { text: number(predicted), kind: "num" }), make("td", { text: number(measured), kind: "num" })))));
-  return [make("div", {}, title, make("p", { kind: "note", text: "change of the target's logit" }), table), plot(node)];
+  return [make("div", {}, title, make("p", { kind: "note", text: "change of the target's logit" }), table, plot(node))];
 }
 
 function showDetails() {

@@ -23,7 +23,7 @@ function pinRow(node) {
 function groupRow(one) {
   const name = make("input", { type: "text", "aria-label": "Name of the group" });
   name.value = one.name;
-  name.addEventListener("change", () => change({ groups: state.groups.map((other) => (other === one ? { ...one, name: name.value || one.name } : other)) }));
+  name.addEventListener("change", () => change({ groups: state.groups.map((other) => (other === one ? { ...one, name: clean(name.value) || one.name } : other)) }));
   return make("li", { kind: "row" }, name, make("span", { kind: "soft", text: plural(one.members.length, "node") }),
     button("ungroup", () => change({ groups: state.groups.filter((other) => other !== one) }), "quiet"));
 }
@@ -32,8 +32,8 @@ function candidateRow({ members, low, outside }) {
   const taken = members.every((node) => state.groups.some((one) => one.members.includes(node)));
   const take = button("Group", () => group(members, nameOf(members[0])));
   take.disabled = taken;
-  return make("li", {}, make("p", { text: shorten(members.map(nameOf).join(" · "), 200) }),
-    make("p", { kind: "note", text: `lowest cosine inside ${number(low)}; highest to another pinned feature ${number(outside)}` }), take);
+  return make("li", {}, make("div", {}, make("p", { text: shorten(members.map((node) => `${nameOf(node)} (${spotOf(node)})`).join(" + "), 300) }),
+    make("p", { kind: "note", text: `lowest cosine inside ${number(low)}; highest to another pinned feature ${number(outside)}` })), take);
 }
 
 function criterion() {
@@ -68,7 +68,7 @@ function showGroups() {
   const together = button("Group the checked", () => {
     const members = state.pinned.filter((node) => chosen.has(node));
     chosen = new Set();
-    group(members, name.value.trim());
+    group(members, clean(name.value));
   });
   together.id = "group";
   together.disabled = chosen.size < 2;

@@ -1,5 +1,5 @@
 // The pinned nodes beside the whole graph, a group as one box.
-const BOX = { width: 136, height: 34, gapX: 14, gapY: 40 };
+const BOX = { width: 150, height: 46, gapX: 14, gapY: 36, line: 23 };
 
 function boxes() {
   const grouped = new Set(state.groups.flatMap((group) => group.members));
@@ -27,7 +27,9 @@ function arrange(items, width) {
     // Near the token's own place, as far as there is room.
     const free = width - row.length * (BOX.width + BOX.gapX) + BOX.gapX;
     const share = mean(item, "position") / Math.max(data.tokens.length - 1, 1);
-    item.x = i * (BOX.width + BOX.gapX) + Math.max(free, 0) * share;
+    // Rows of one column are shifted a little, so that boxes do not hide the edges past them.
+    const shift = row.length < fit ? [0, -0.3, 0.3][n % 3] * Math.min(free, BOX.width) : 0;
+    item.x = i * (BOX.width + BOX.gapX) + Math.min(Math.max(Math.max(free, 0) * share + shift, 0), Math.max(free, 0));
     item.y = height - 4 - n * (BOX.height + BOX.gapY) - BOX.height;
   }));
   return height;
@@ -64,19 +66,32 @@ function wire({ from, to, value }) {
   return path;
 }
 
+// Broken at a space where there is one.
+function twoLines(text) {
+  const characters = Array.from(text.slice(0, 4 * BOX.line));
+  if (characters.length <= BOX.line) return [text, ""];
+  const space = characters.slice(0, BOX.line + 1).lastIndexOf(" ");
+  const end = space > BOX.line / 3 ? space : BOX.line;
+  return [characters.slice(0, end).join(""), shorten(characters.slice(end).join("").trim(), BOX.line)];
+}
+
 function boxOf(item) {
   const node = item.members[0];
-  const under = item.group ? plural(item.members.length, "node") : node.kind === FEATURE || node.kind === ERROR
-    ? `L${node.layer} · ${shorten(data.tokens[node.position], 12)}` : node.kind === TOKEN ? `position ${node.position}` : "target";
+  const under = item.group ? plural(item.members.length, "node") : spotOf(node);
   const made = draw("g", {
     class: `box${item.group ? " group" : ""}${item.members.includes(state.current) ? " current" : ""}`,
     transform: `translate(${item.x} ${item.y})`, tabindex: 0, role: "button", "aria-label": `${item.name}, ${under}`,
   }, draw("rect", { width: BOX.width, height: BOX.height, rx: 5 }));
-  for (const [y, words, kind] of [[15, shorten(item.name, 20), ""], [28, under, "under"]]) {
+  const [one, two] = twoLines(item.name);
+  const lines = two ? [[14, one, ""], [27, two, ""], [40, under, "under"]] : [[20, one, ""], [35, under, "under"]];
+  // An inner drawing, so that wide letters are cut at the edge of the box.
+  const inside = draw("svg", { width: BOX.width, height: BOX.height });
+  for (const [y, words, kind] of lines) {
     const text = draw("text", { x: BOX.width / 2, y, "text-anchor": "middle", class: kind });
     text.textContent = words;
-    made.append(text);
+    inside.append(text);
   }
+  made.append(inside);
   const look = () => change({ current: item.members[(item.members.indexOf(state.current) + 1) % item.members.length] });
   made.addEventListener("click", look);
   made.addEventListener("keydown", (event) => {

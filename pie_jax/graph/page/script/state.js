@@ -1,8 +1,14 @@
 // What is shown, and the link that restores it. Everything that changes goes through `change`.
 const START_EDGES = Math.min(EDGES, 600);
 const first = nodes.find((node) => node.kind === TARGET) ?? null;
+const SHOWN_FIRST = 300;
+const START_SHARE = (() => {
+  const strengths = nodes.filter((node) => node.kind === FEATURE || node.kind === ERROR)
+    .map((node) => 100 * node.influence).sort((a, b) => a - b);
+  return strengths.length <= SHOWN_FIRST ? 100 : Math.min(100, Math.max(5, Math.floor(strengths[SHOWN_FIRST])));
+})();
 const fresh = () => ({
-  share: 100, edges: START_EDGES, errors: true, query: "", least: 0.6,
+  share: START_SHARE, edges: START_EDGES, errors: true, query: "", least: 0.6,
   pinned: [], current: first, groups: [],
 });
 let state = fresh();
@@ -79,7 +85,7 @@ function restore(text) {
     while (end < words.length - 1 && byName.has(words[end])) end++;
     const taken = new Set(next.groups.flatMap((group) => group.members));
     const members = find(words.slice(0, end)).filter((node) => !taken.has(node));
-    if (members.length) next.groups.push({ name: words.slice(end).join(","), members });
+    if (members.length) next.groups.push({ name: clean(words.slice(end).join(",")) || nameOf(members[0]), members });
   }
   change(next);
   return missing;

@@ -32,6 +32,9 @@ function shorten(text, length) {
   return characters.length <= length ? text : characters.slice(0, length - 1).join("") + "…";
 }
 
+// A name that somebody typed, or put into a link: without marks that turn text round.
+const clean = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "").slice(0, 200).trim();
+
 function number(value) {
   if (value === null) return "–";
   if (value === 0) return "0";

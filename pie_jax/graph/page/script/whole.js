@@ -24,10 +24,11 @@ function markOf(node) {
 
 function frame() {
   const { x, y, width } = layout;
-  const parts = [];
+  const parts = [], bands = [];
   for (let row = 1; row < TARGET_ROW; row += 2) {
-    parts.push(draw("rect", { class: "band", x: MARGIN.left, y: y[row + 1], width: x[x.length - 1] - MARGIN.left, height: y[row] - y[row + 1] }));
+    bands.push(draw("rect", { class: "band", x: MARGIN.left, y: y[row + 1], width: x[x.length - 1] - MARGIN.left, height: y[row] - y[row + 1] }));
   }
+  const ticks = draw("g", { id: "ticks" }, draw("rect", { width: MARGIN.left - 3, height: y[0] - MARGIN.top + 10, y: MARGIN.top }));
   let last = Infinity;
   for (let row = 1; row < TARGET_ROW; row++) {
     const middle = (y[row] + y[row + 1]) / 2;
@@ -35,7 +36,7 @@ function frame() {
     last = middle;
     const tick = draw("text", { class: "tick", x: MARGIN.left - 6, y: middle + 4, "text-anchor": "end" });
     tick.textContent = `L${row - 1}`;
-    parts.push(tick);
+    ticks.append(tick);
   }
   data.tokens.forEach((token, position) => {
     const middle = (x[position] + x[position + 1]) / 2;
@@ -52,17 +53,29 @@ function frame() {
     label.textContent = shorten(data.targets[node.target][0], 12);
     parts.push(label);
   }
-  marks.setAttribute("width", width);
-  marks.setAttribute("height", layout.height);
-  return parts;
+  for (const drawing of [marks, byId("frame")]) {
+    drawing.setAttribute("width", width);
+    drawing.setAttribute("height", layout.height);
+  }
+  byId("frame").replaceChildren(...bands);
+  return [parts, ticks];
 }
 
 function place(shown) {
+  const fresh = layout === null;
   visible = shown;
   layout = layOut(visible, scroll.clientWidth);
   stage.style.width = `${layout.width}px`;
   stage.style.height = `${layout.height}px`;
-  marks.replaceChildren(draw("g", {}, ...frame()), draw("g", { id: "nodes-drawn" }, ...visible.map(markOf)));
+  const [texts, ticks] = frame();
+  marks.replaceChildren(draw("g", {}, ...texts), draw("g", {}, ...visible.map(markOf)), ticks);
+  // What the graph ends in is on the right.
+  if (fresh) scroll.scrollLeft = layout.width;
+}
+
+// Layers stay in sight while the graph moves under them.
+function drawTicks() {
+  byId("ticks").setAttribute("transform", `translate(${scroll.scrollLeft} 0)`);
 }
 
 // A canvas covers what is in sight only; the longest prompts are wider than any canvas can be.
@@ -154,6 +167,7 @@ function showWhole() {
     place(shown);
     drawn = key;
   }
+  drawTicks();
   const count = drawBase();
   drawOver();
   decorate();
@@ -222,7 +236,7 @@ function listenWhole() {
     if (node) press(node);
     else change({ current: null });
   });
-  scroll.addEventListener("scroll", () => { drawBase(); drawOver(); });
+  scroll.addEventListener("scroll", () => { drawTicks(); drawBase(); drawOver(); });
   scroll.addEventListener("keydown", (event) => {
     if (event.key.startsWith("Arrow")) {
       const from = [cursor, state.current, first].find((node) => node && visible.includes(node)) ?? visible[0];
