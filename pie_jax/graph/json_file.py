@@ -85,7 +85,7 @@ def cantor(layer: int, feature: int) -> int:
 
 
 def write_json(
-    path: Path,
+    path: str | Path,
     graph: Graph,
     pruned: Pruned,
     *,
@@ -155,7 +155,7 @@ def write_json(
         _node_object(node, ids[node.number], graph, pruned, labels or {}, scores or {})
         for node in nodes
     )
-    with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
+    with replacing(Path(path)) as temporary, temporary.open("w", encoding="ascii") as file:
         file.writelines(_lines(about, state, objects, _links(edges, ids)))
     return about
 
@@ -167,12 +167,13 @@ def node_id(node: Node, graph: Graph, vocab_size: int | None = None) -> str:
     return f"{graph.layers + 1}_{_virtual(node, vocab_size)}_{node.position}"
 
 
-def read_json(path: Path) -> GraphFile:
+def read_json(path: str | Path) -> GraphFile:
     """Read a graph's JSON, of pie_jax, circuit-tracer or Neuronpedia.
 
     Raises `InputError` where it cannot be read, is another file or version, misses a key, or has an
     id twice or a link to none of its nodes.
     """
+    path = Path(path)
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:

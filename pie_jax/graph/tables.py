@@ -54,13 +54,14 @@ _EDGES = pa.schema(
 
 
 def write_tables(
-    folder: Path, graphs: Iterable[tuple[int, Graph, Pruned]], labels: Labels | None = None
+    folder: str | Path, graphs: Iterable[tuple[int, Graph, Pruned]], labels: Labels | None = None
 ) -> None:
     """Write what is kept of one or many graphs, each with the number of its prompt.
 
     Graphs are taken one by one, so that only one of them need be in memory. `labels` are by
     (layer, feature).
     """
+    folder = Path(folder)
     with (
         replacing(folder / NODES) as nodes_file,
         replacing(folder / EDGES) as edges_file,
@@ -72,12 +73,12 @@ def write_tables(
             edges.write_table(_edge_table(prompt, graph, pruned))
 
 
-def read_tables(folder: Path) -> tuple[pa.Table, pa.Table]:
+def read_tables(folder: str | Path) -> tuple[pa.Table, pa.Table]:
     """Return the tables of nodes and of edges.
 
     Raises `InputError` where one is missing, broken, or has other columns.
     """
-    return _read(folder / NODES, _NODES), _read(folder / EDGES, _EDGES)
+    return _read(Path(folder) / NODES, _NODES), _read(Path(folder) / EDGES, _EDGES)
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:

@@ -27,7 +27,7 @@ _TOP, _TENTH = 20, 5
 
 
 def write_viewer_folder(
-    folder: Path,
+    folder: str | Path,
     graph: Graph,
     pruned: Pruned,
     *,
@@ -55,6 +55,7 @@ def write_viewer_folder(
     given = examples is not None or promoted is not None
     if examples and read is None:
         raise ValueError("examples need `read`, which turns their windows into text")
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     listed = _listed(folder / LIST)
     # The server gives out everything in the folder under this address.

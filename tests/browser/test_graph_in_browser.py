@@ -434,3 +434,23 @@ def test_a_thousand_nodes_and_twenty_thousand_edges_are_fast(
     # The strongest part of a large graph comes first.
     fresh = open_page(path)
     assert fresh.locator(".mark").count() < 450
+
+
+def test_in_long_prompts_tokens_with_nothing_above_stand_close(
+    open_page: Open, tmp_path: Path
+) -> None:
+    words = tuple(f" word{i}" for i in range(600))
+    graph, pruned = random_graph(features=40, layers=3, edges=60, tokens=words)
+    path = tmp_path / "graph.html"
+    write_page(path, graph, pruned)
+    page = open_page(path)
+    used = {node.position for node in kept_nodes(graph, pruned) if node.kind != "token"}
+    assert page.locator(".token-label").count() == len(used)
+    assert page.locator(".mark").count() == pruned.nodes.sum()
+    assert page.locator("#scroll").evaluate("one => one.scrollWidth") < 600 * 10
+    # A token is found all the same, and has its text once it is pinned.
+    page.fill("#query", "word1\n")
+    page.fill("#query", f"E_{graph.token_ids[1]}_1")
+    page.locator("#found button").first.click()
+    labels = page.locator(".token-label").evaluate_all("all => all.map((one) => one.textContent)")
+    assert any(text.startswith("␣word1position 1:") for text in labels)

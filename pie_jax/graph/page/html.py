@@ -37,7 +37,7 @@ _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
 
 def write_page(
-    path: Path,
+    path: str | Path,
     graph: Graph,
     pruned: Pruned,
     *,
@@ -68,7 +68,7 @@ def write_page(
         measured=measured,
     )
     page = render(data, title=title, prompt="".join(graph.tokens))
-    with replacing(path) as temporary:
+    with replacing(Path(path)) as temporary:
         # Half a surrogate pair, which JSON allows, has no place in UTF-8.
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 

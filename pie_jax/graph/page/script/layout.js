@@ -1,4 +1,6 @@
 // Columns are tokens and rows layers, tokens at the bottom; both are wider where more nodes are.
+// In long prompts, tokens above which nothing is shown stand close together, without their text.
+const LONG = 100, CLOSE = 4, COLUMN = 20;
 const MARGIN = { left: 40, top: 74, right: 84, bottom: 84 };
 
 function spread(needed, room) {
@@ -15,7 +17,8 @@ function layOut(shown, width) {
     if (!cells.has(key)) cells.set(key, []);
     cells.get(key).push(node);
   }
-  const columns = data.tokens.map(() => 20);
+  const columns = data.tokens.map(() => (data.tokens.length > LONG ? CLOSE : COLUMN));
+  for (const node of shown) if (node.kind !== TOKEN || state.pinned.includes(node)) columns[node.position] = COLUMN;
   const rows = Array.from({ length: TARGET_ROW + 1 }, () => 5);
   const sides = new Map();
   for (const [key, members] of cells) {
@@ -23,7 +26,7 @@ function layOut(shown, width) {
     const wide = row === TARGET_ROW ? members.length : Math.min(members.length, Math.ceil(1.4 * Math.sqrt(members.length)));
     const side = row === TARGET_ROW ? 20 : slot;
     sides.set(key, [wide, side]);
-    columns[position] = Math.max(columns[position], wide * side + 8);
+    if (row > 0) columns[position] = Math.max(columns[position], wide * side + 8);
     rows[row] = Math.max(rows[row], Math.ceil(members.length / wide) * slot + 5);
   }
   const widths = spread(columns, width - MARGIN.left - MARGIN.right);

@@ -18,8 +18,9 @@ function markOf(node) {
   if (node.kind === ERROR) {
     return draw("path", { ...common, class: "mark error", d: `M${x - r} ${y}L${x} ${y - r}L${x + r} ${y}L${x} ${y + r}Z` });
   }
-  const half = Math.max(r, 4.5);
-  return draw("rect", { ...common, x: x - half, y: y - half, width: 2 * half, height: 2 * half, rx: 1.5 });
+  const half = Math.max(r, 4.5), column = layout.x[node.position + 1] - layout.x[node.position];
+  const across = node.kind === TOKEN ? Math.min(half, column / 2 - 0.5) : half;
+  return draw("rect", { ...common, x: x - across, y: y - half, width: 2 * across, height: 2 * half, rx: Math.min(1.5, across / 2) });
 }
 
 function frame() {
@@ -39,6 +40,7 @@ function frame() {
     ticks.append(tick);
   }
   data.tokens.forEach((token, position) => {
+    if (x[position + 1] - x[position] < 14) return;
     const middle = (x[position] + x[position + 1]) / 2;
     const label = draw("text", { class: "token-label", "text-anchor": "end", x: middle + 4, y: y[0] + 14, transform: `rotate(-45 ${middle + 4} ${y[0] + 14})` });
     label.textContent = shorten(token, 14);
@@ -162,7 +164,8 @@ function found() {
 
 function showWhole() {
   const shown = nodes.filter(isShown);
-  const key = `${scroll.clientWidth} ${shown.map((node) => node.i).join()}`;
+  const wide = state.pinned.filter((node) => node.kind === TOKEN);
+  const key = [scroll.clientWidth, names(wide), shown.map((node) => node.i)].join(" ");
   if (key !== drawn) {
     place(shown);
     drawn = key;
