@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graph_helpers import WORDS, dressed, random_graph
 from page_helpers import OUTSIDE, Page
+from random_graphs import WORDS, dressed, random_graph
 
 from pie_jax.errors import InputError, PieError
 from pie_jax.graph.listing import kept_edges, kept_nodes

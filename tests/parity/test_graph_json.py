@@ -12,7 +12,7 @@ pytest.importorskip("circuit_tracer", reason="needs the extra `parity`")
 
 from circuit_tracer.frontend.graph_models import Metadata, Model, Node, QParams
 from circuit_tracer.frontend.utils import add_graph_metadata
-from graph_helpers import dressed, random_graph
+from random_graphs import dressed, random_graph
 
 from pie_jax.errors import InputError
 from pie_jax.graph.json_file import read_json, write_json

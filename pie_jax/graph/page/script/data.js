@@ -36,7 +36,8 @@ function nameOf(node) {
 function spotOf(node) {
   if (node.kind === TARGET) return "target";
   if (node.kind === TOKEN) return `position ${node.position}`;
-  return `L${node.layer} · ${shorten(data.tokens[node.position], 12)}`;
+  const place = node.kind === FEATURE ? `L${node.layer}/${node.feature}` : `L${node.layer}`;
+  return `${place} · ${shorten(data.tokens[node.position], 12)}`;
 }
 
 function placeOf(node) {

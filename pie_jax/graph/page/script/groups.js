@@ -16,7 +16,7 @@ function pinRow(node) {
   });
   const own = state.groups.find((one) => one.members.includes(node));
   const line = make("label", {}, box, make("span", { kind: "name", text: shorten(nameOf(node), 80), title: placeOf(node) }));
-  if (own) line.append(make("span", { kind: "of", text: `in ${shorten(own.name, 40)}` }));
+  line.append(make("span", { kind: "of", text: own ? `${spotOf(node)}, in ${shorten(own.name, 40)}` : spotOf(node) }));
   return make("li", {}, line, button("unpin", () => unpin(node), "quiet"));
 }
 

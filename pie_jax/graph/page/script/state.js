@@ -1,5 +1,5 @@
 // What is shown, and the link that restores it. Everything that changes goes through `change`.
-const START_EDGES = Math.min(EDGES, 600);
+const START_EDGES = Math.min(EDGES, 400);
 const first = nodes.find((node) => node.kind === TARGET) ?? null;
 const SHOWN_FIRST = 300;
 const START_SHARE = (() => {
