@@ -1,6 +1,7 @@
 """A graph of direct effects, as arrays.
 
-Shapes: T positions, L layers, S feature nodes, K logit targets, N = S + L·T + T + K nodes.
+Shapes: T positions, L layers, S feature nodes, K logit targets, R = S + K rows, N = S + L·T + T + K
+nodes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Graph:
     feature: Int[np.ndarray, "S"]
     activation: Float[np.ndarray, "S"]
     targets: tuple[Target, ...]
-    rows: Float[np.ndarray, "S+K N"]
+    rows: Float[np.ndarray, "R N"]
 
     @property
     def feature_count(self) -> int:

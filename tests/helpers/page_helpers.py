@@ -1,9 +1,11 @@
-"""Pages, read strictly."""
+"""Reading a page strictly, and what would fetch something from outside."""
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
+OUTSIDE = re.compile(r"https?:|//cdn|\bsrc\s*=|\bhref\s*=|@import|url\(|fetch\(")
 _VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
