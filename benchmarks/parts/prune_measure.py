@@ -20,10 +20,10 @@ from pie_jax.models.config import ModelConfig
 from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batch.pairs import PairBatch, batches
-from pie_jax.prune.engine.cones import plan as cones
-from pie_jax.prune.engine.cones import sharded as shard_cones
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.passes import attribute, metric_gradients
+from pie_jax.prune.engine.removals import plan as cones
+from pie_jax.prune.engine.removals import sharded as shard_cones
 from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions

@@ -17,7 +17,7 @@ from benchmarks.parts.machine import describe
 from pie_jax.cli.options import names, numbers
 from pie_jax.cli.tables import task_table
 from pie_jax.intervals import Mean
-from pie_jax.prune.task.results import TaskResult
+from pie_jax.prune.task_circuits.results import TaskResult
 from pie_jax.tasks import get_task
 from pie_jax.terminal import progress_bar, use_compile_cache
 

@@ -16,7 +16,7 @@ from pie_jax.arrays.models import Model, Run, as_model
 from pie_jax.arrays.occurrences import Occurrences, occurrences
 from pie_jax.arrays.scores import Metric, attribute, logit_difference
 from pie_jax.prune.batch.metrics import Prompt
-from pie_jax.prune.engine.passes import Behaviour
+from pie_jax.prune.engine.kl import Behaviour
 
 __all__ = [
     "Behaviour",

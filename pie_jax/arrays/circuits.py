@@ -15,7 +15,7 @@ from pie_jax.arrays.occurrences import Occurrences
 from pie_jax.arrays.scores import Metric
 from pie_jax.kernels import removal_delta, write
 from pie_jax.prune.batch.metrics import Prompt
-from pie_jax.prune.engine.passes import Behaviour, kl_divergence
+from pie_jax.prune.engine.kl import Behaviour, kl_divergence
 
 
 def kept_change(

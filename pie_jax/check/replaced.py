@@ -18,7 +18,7 @@ from pie_jax.check.reading import Texts
 from pie_jax.devices.programs import program
 from pie_jax.models.loader import LanguageModel
 from pie_jax.models.transformer import Transformer
-from pie_jax.prune.engine.passes import kl_divergence
+from pie_jax.prune.engine.kl import kl_divergence
 from pie_jax.transcoders.modules import skip_write
 from pie_jax.transcoders.store import Transcoder
 

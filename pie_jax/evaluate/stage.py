@@ -33,7 +33,7 @@ from pie_jax.llm.dry_run import DryChat
 from pie_jax.llm.roles import Roles
 from pie_jax.llm.sending.waiting import wait_for
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune.results.folder import load_result
+from pie_jax.prune.results.resumable_folder import load_result
 from pie_jax.prune.results.tables import PruneResult
 from pie_jax.transcoders.store import Transcoder
 

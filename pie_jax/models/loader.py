@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 
 from pie_jax.devices.placement import leaf_name, place_weight
 from pie_jax.errors import InputError
-from pie_jax.files.checkpoint import MANIFEST
 from pie_jax.files.hub import resolve_folder
+from pie_jax.files.orbax_checkpoint import MANIFEST
 from pie_jax.files.tensor_reader import TensorFile, require_finite, require_no_pointer
 from pie_jax.models import orbax_folder
 from pie_jax.models.config import ModelConfig

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from pie_jax.devices.placement import leaf_name
 from pie_jax.errors import InputError
-from pie_jax.files.checkpoint import (
+from pie_jax.files.orbax_checkpoint import (
     is_kind,
     load_arrays,
     read_manifest,

@@ -7,7 +7,7 @@ from pathlib import Path
 from pie_jax.errors import InputError
 from pie_jax.features.weights import load_weights
 from pie_jax.models.loader import LanguageModel
-from pie_jax.prune.results.folder import load_result
+from pie_jax.prune.results.resumable_folder import load_result
 from pie_jax.report.html import write_report
 from pie_jax.report.load_explained import load_explained
 from pie_jax.tasks import read_pairs

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from pie_jax.errors import InputError
-from pie_jax.files.checkpoint import whole_folder
+from pie_jax.files.orbax_checkpoint import whole_folder
 from pie_jax.models import orbax_folder
 from pie_jax.models.loader import LanguageModel, parse_dtype
 from pie_jax.transcoders.formats import orbax

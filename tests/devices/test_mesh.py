@@ -26,10 +26,9 @@ from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batch.metrics import METRICS
 from pie_jax.prune.batch.problem import Problem
 from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.kl import circuit_behaviour, circuit_kl_last
 from pie_jax.prune.engine.passes import (
     attribute,
-    circuit_behaviour,
-    circuit_kl_last,
     metric_gradients,
     removal_metrics,
     total_writes,

@@ -11,8 +11,8 @@ from prune_helpers import SlowPrompt, forward, prepare, softmax
 
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.options import PruneOptions
-from pie_jax.prune.search.task.gains import TaskBatch
-from pie_jax.prune.search.task.search import TaskSearch
+from pie_jax.prune.search.task_wide.gains import TaskBatch
+from pie_jax.prune.search.task_wide.search import TaskSearch
 from pie_jax.tasks import Pair
 from pie_jax.transcoders.store import Transcoder
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import pie_jax
 from pie_jax.devices.mesh import fetch, mesh_of
-from pie_jax.files import checkpoint
+from pie_jax.files import orbax_checkpoint as checkpoint
 from pie_jax.files.tensor_reader import TensorFile
 from pie_jax.files.tensor_writer import write_tensors
 from pie_jax.models.loader import LanguageModel

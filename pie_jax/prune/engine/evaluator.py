@@ -13,19 +13,17 @@ from pie_jax.models.gradient_rules import GRADIENT_RULES
 from pie_jax.prune.batch.metrics import METRICS, Metric, Prompt
 from pie_jax.prune.batch.occurrences import Occurrences
 from pie_jax.prune.batch.problem import Problem
-from pie_jax.prune.engine.cones.plan import Starts, distinct
-from pie_jax.prune.engine.cones.sharded import cone_effects
+from pie_jax.prune.engine.kl import Behaviour, circuit_behaviour, circuit_kl_last
 from pie_jax.prune.engine.passes import (
-    Behaviour,
     attribute,
-    circuit_behaviour,
-    circuit_kl_last,
     clean_metric,
     metric_gradients,
     removal_metrics,
     total_writes,
 )
 from pie_jax.prune.engine.per_shard import per_shard
+from pie_jax.prune.engine.removals.plan import Starts, distinct
+from pie_jax.prune.engine.removals.sharded import cone_effects
 from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.options import PruneOptions
 

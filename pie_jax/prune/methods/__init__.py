@@ -14,7 +14,7 @@ from pie_jax.prune.methods import (
     staged,
 )
 from pie_jax.prune.methods.base import Method, run_method
-from pie_jax.prune.methods.gradient_scores import ACTIVATION_MAGNITUDE, FAP, FAP_FULL, RELP
+from pie_jax.prune.methods.fap import ACTIVATION_MAGNITUDE, FAP, FAP_FULL, RELP
 
 METHODS: Registry[Method] = Registry(
     "pie_jax.methods",

@@ -17,7 +17,7 @@ from pie_jax.devices.shapes import multiple
 from pie_jax.prune.batch.metrics import last_logits
 from pie_jax.prune.batch.problem import Problem, over_prompts
 from pie_jax.prune.engine.evaluator import BatchEvaluator
-from pie_jax.prune.engine.passes import kl_at_last
+from pie_jax.prune.engine.kl import kl_at_last
 from pie_jax.prune.engine.selection import PADDING, Selection, pad, with_scores
 from pie_jax.prune.methods.base import Method
 

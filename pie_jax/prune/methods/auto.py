@@ -15,7 +15,7 @@ from pie_jax.prune.engine.selection import Selection
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.search.fallback import best_of, exact_kl
 from pie_jax.prune.search.shared import Search
-from pie_jax.prune.search.task.search import TaskSearch
+from pie_jax.prune.search.task_wide.search import TaskSearch
 
 
 def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:

@@ -13,7 +13,7 @@ from pie_jax.prune.engine.selection import Selection
 from pie_jax.prune.engine.top_scores import top_selections
 
 if TYPE_CHECKING:
-    from pie_jax.prune.search.task.search import TaskSearch
+    from pie_jax.prune.search.task_wide.search import TaskSearch
 
 
 @dataclass(frozen=True)

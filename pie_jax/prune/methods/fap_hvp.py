@@ -17,8 +17,8 @@ from pie_jax.prune.batch.problem import Problem, mean_over_corruptions, over_pro
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING, Selection, rank, with_scores
 from pie_jax.prune.methods.base import Method
+from pie_jax.prune.methods.fap import fap_scores
 from pie_jax.prune.methods.fap_synergy import SynergyPlan, boosts, choose, plan, removal_sets
-from pie_jax.prune.methods.gradient_scores import fap_scores
 from pie_jax.prune.options import SynergyOptions
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING, Selection, pad, rank, with_scores
 from pie_jax.prune.methods.base import Method
-from pie_jax.prune.methods.gradient_scores import fap_scores
+from pie_jax.prune.methods.fap import fap_scores
 from pie_jax.prune.options import SynergyOptions
 
 _TINY = 1e-12

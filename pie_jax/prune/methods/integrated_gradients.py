@@ -17,7 +17,7 @@ from pie_jax.models.gradient_rules import GRADIENT_RULES, GradientRule
 from pie_jax.prune.batch.metrics import last_logits
 from pie_jax.prune.batch.problem import Problem, mean_over_corruptions, over_prompts
 from pie_jax.prune.engine.evaluator import BatchEvaluator
-from pie_jax.prune.engine.passes import objective_value
+from pie_jax.prune.engine.kl import objective_value
 from pie_jax.prune.methods.base import Method
 
 

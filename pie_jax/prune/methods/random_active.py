@@ -8,7 +8,7 @@ from pie_jax.prune.engine.selection import Selection
 from pie_jax.prune.engine.top_scores import top_selection
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.search.grow import largest
-from pie_jax.prune.search.task.search import TaskSearch
+from pie_jax.prune.search.task_wide.search import TaskSearch
 
 
 def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:

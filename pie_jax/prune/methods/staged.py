@@ -18,7 +18,7 @@ from pie_jax.prune.engine.selection import Selection, pad, with_scores
 from pie_jax.prune.methods.base import Method
 from pie_jax.prune.search.path import nested_path, path_ends
 from pie_jax.prune.search.shared import Search
-from pie_jax.prune.search.task.search import TaskSearch
+from pie_jax.prune.search.task_wide.search import TaskSearch
 
 
 def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:

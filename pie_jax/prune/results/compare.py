@@ -14,7 +14,6 @@ from rich.table import Table
 from pie_jax.charts.line_chart import Series, line_chart
 from pie_jax.errors import InputError
 from pie_jax.intervals import Mean, bootstrap_mean, bootstrap_ratio
-from pie_jax.prune.results.folder import load_result
 from pie_jax.prune.results.measures import (
     CircuitSize,
     area,
@@ -27,6 +26,7 @@ from pie_jax.prune.results.measures import (
     stability,
     unique_features,
 )
+from pie_jax.prune.results.resumable_folder import load_result
 from pie_jax.prune.results.tables import PruneResult
 
 Runs = dict[str, PruneResult]

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pie_jax.devices.processes import from_first, require_same
 from pie_jax.files.atomic import writing
 from pie_jax.prune.results.columns import Columns
-from pie_jax.prune.results.folder import RunFolder, make_folder
 from pie_jax.prune.results.folder_lock import LOCK, locked
+from pie_jax.prune.results.resumable_folder import RunFolder, make_folder
 
 
 class SharedFolder:

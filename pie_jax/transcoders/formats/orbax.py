@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from pie_jax.errors import InputError
-from pie_jax.files.checkpoint import (
+from pie_jax.files.orbax_checkpoint import (
     MANIFEST,
     is_kind,
     load_arrays,

@@ -20,8 +20,8 @@ from prune_helpers import (
 
 import pie_jax
 from pie_jax.prune.engine import evaluator as inputs_module
-from pie_jax.prune.engine.cones.plan import Starts, distinct, plan, widths
 from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.removals.plan import Starts, distinct, plan, widths
 from pie_jax.prune.options import PruneOptions, SynergyOptions
 from pie_jax.tasks import Pair
 

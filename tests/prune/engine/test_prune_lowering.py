@@ -15,7 +15,7 @@ import pie_jax
 from pie_jax.prune import step
 from pie_jax.prune.batch import occurrences
 from pie_jax.prune.engine import evaluator as inputs
-from pie_jax.prune.engine.cones import sharded as shard_cones
+from pie_jax.prune.engine.removals import sharded as shard_cones
 from pie_jax.prune.methods import METHODS, acdc, fap_hvp, integrated_gradients
 from pie_jax.prune.options import AcdcOptions, PruneOptions, SearchOptions, SynergyOptions
 from pie_jax.prune.search import path, space

@@ -29,10 +29,11 @@ from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.loader import LanguageModel, save_model
 from pie_jax.prune.batch import occurrences
 from pie_jax.prune.batch.metrics import METRICS, Prompt
-from pie_jax.prune.engine import passes
-from pie_jax.prune.engine.cones import run as cone_pass
+from pie_jax.prune.engine import kl, passes
 from pie_jax.prune.engine.evaluator import BatchEvaluator
-from pie_jax.prune.engine.passes import kl_divergence, transcoder_inputs
+from pie_jax.prune.engine.kl import kl_divergence
+from pie_jax.prune.engine.passes import transcoder_inputs
+from pie_jax.prune.engine.removals import run as cone_pass
 from pie_jax.prune.methods import METHODS, acdc
 from pie_jax.prune.options import AcdcOptions, PruneOptions, SearchOptions, SynergyOptions
 from pie_jax.prune.search import grow, learn, space
@@ -72,7 +73,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 # Circuits and complements
 
 
-def behaviour(case: Case, kept: np.ndarray) -> tuple[passes.Behaviour, np.ndarray]:
+def behaviour(case: Case, kept: np.ndarray) -> tuple[kl.Behaviour, np.ndarray]:
     return case.inputs.behaviour(kept.astype(np.int32))
 
 
@@ -257,8 +258,8 @@ JITTED = {
     "total_writes": passes.total_writes,
     "read_windows": passes.read_windows,
     "cone_metrics": cone_pass.cone_metrics,
-    "circuit_behaviour": passes.circuit_behaviour,
-    "circuit_kl_last": passes.circuit_kl_last,
+    "circuit_behaviour": kl.circuit_behaviour,
+    "circuit_kl_last": kl.circuit_kl_last,
     "_union": occurrences._union,
     "sweep": acdc.sweep,
     "grow": grow.grow,

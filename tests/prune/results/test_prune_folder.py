@@ -24,7 +24,7 @@ from pie_jax.errors import PieError
 from pie_jax.prune.batch.pairs import PairBatch
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.options import PruneOptions
-from pie_jax.prune.results import folder
+from pie_jax.prune.results import resumable_folder as folder
 from pie_jax.prune.results.tables import TABLES, PruneResult
 from pie_jax.prune.step import Columns, Pruner
 

@@ -19,10 +19,10 @@ from pie_jax.models.config import PRESETS
 from pie_jax.models.transformer import parameter_count
 from pie_jax.prune.batch import occurrences
 from pie_jax.prune.batch.pairs import batches
-from pie_jax.prune.engine import passes
-from pie_jax.prune.engine.cones import sharded as shard_cones
+from pie_jax.prune.engine import kl, passes
 from pie_jax.prune.engine.corruptions import rest_at_zero
 from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.engine.removals import sharded as shard_cones
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.plan import memory
@@ -123,12 +123,12 @@ def test_what_stages_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     padded, chunk = inputs._chunks(np.pad(kept, ((0, 0), (0, 1), (0, 0))), runs=2)
     assert memory.circuits_at_once(shapes, load, OPTIONS, runs=2) == chunk
     circuits = taken(
-        passes.circuit_behaviour, problem, inputs.total, jax.numpy.asarray(padded), metric, chunk
+        kl.circuit_behaviour, problem, inputs.total, jax.numpy.asarray(padded), metric, chunk
     )
     whole = rest_at_zero(inputs)
     at_zero, side_by_side = whole._chunks(kept)
     judged = whole.total.nbytes + taken(
-        passes.circuit_kl_last, whole.problem, whole.total, jax.numpy.asarray(at_zero), side_by_side
+        kl.circuit_kl_last, whole.problem, whole.total, jax.numpy.asarray(at_zero), side_by_side
     )
     cones = shard_cones.cone_metrics
     removals = []

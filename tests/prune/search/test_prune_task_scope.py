@@ -18,11 +18,11 @@ from pie_jax.errors import PieError
 from pie_jax.prune.options import PruneOptions, SearchOptions
 from pie_jax.prune.results.measures import unique_features
 from pie_jax.prune.results.tables import feature_id, feature_keys
-from pie_jax.prune.search.task import search as task_search
+from pie_jax.prune.search.task_wide import search as task_search
 from pie_jax.prune.step import Pruner
-from pie_jax.prune.task import batches as task_batches
-from pie_jax.prune.task.features import TaskFeatures
-from pie_jax.prune.task.results import TABLES, TaskResult
+from pie_jax.prune.task_circuits import batches as task_batches
+from pie_jax.prune.task_circuits.features import TaskFeatures
+from pie_jax.prune.task_circuits.results import TABLES, TaskResult
 
 METHODS = ("fap", "learned", "random", "staged")
 OPTIONS = PruneOptions(

@@ -12,8 +12,8 @@ from task_helpers import Key, SlowTask, Task, make_task
 
 from pie_jax.prune.methods import METHODS
 from pie_jax.prune.options import PruneOptions, SearchOptions
-from pie_jax.prune.search.task.gains import batch_gains
-from pie_jax.prune.search.task.search import TaskSearch, _Path
+from pie_jax.prune.search.task_wide.gains import batch_gains
+from pie_jax.prune.search.task_wide.search import TaskSearch, _Path
 
 BUDGETS = (2, 5)
 OPTIONS = PruneOptions(budgets=BUDGETS, search=SearchOptions(stages=3, steps=6))

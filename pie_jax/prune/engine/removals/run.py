@@ -17,7 +17,7 @@ from pie_jax.models.layers import layer_of, scan_layers
 from pie_jax.models.transformer import Block
 from pie_jax.prune.batch.metrics import Metric, Prompt
 from pie_jax.prune.batch.problem import Problem
-from pie_jax.prune.engine.cones.plan import Cones
+from pie_jax.prune.engine.removals.plan import Cones
 
 
 @program("width", "metric")

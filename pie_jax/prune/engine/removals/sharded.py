@@ -13,9 +13,9 @@ import numpy as np
 from pie_jax.devices.mesh import DATA, fetch, mesh_of, put
 from pie_jax.prune.batch.metrics import Metric
 from pie_jax.prune.batch.problem import Problem
-from pie_jax.prune.engine.cones.plan import Cones, Starts, plan
-from pie_jax.prune.engine.cones.run import cone_metrics
 from pie_jax.prune.engine.per_shard import per_shard
+from pie_jax.prune.engine.removals.plan import Cones, Starts, plan
+from pie_jax.prune.engine.removals.run import cone_metrics
 
 
 def cone_effects(

@@ -10,7 +10,7 @@ import jax
 from pie_jax.devices.processes import from_first
 from pie_jax.prune.batch.pairs import PairBatch
 from pie_jax.prune.batch.prefetch import prepared
-from pie_jax.prune.search.task.gains import TaskBatch
+from pie_jax.prune.search.task_wide.gains import TaskBatch
 
 # Where a device does not say how much memory it has.
 _MEMORY = 8 << 30

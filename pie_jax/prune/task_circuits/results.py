@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pie_jax.intervals import Mean, bootstrap_mean
 from pie_jax.prune.results.columns import Columns
-from pie_jax.prune.results.folder import read_tables
+from pie_jax.prune.results.resumable_folder import read_tables
 from pie_jax.prune.results.tables import feature_id, feature_keys
 
 SCOPE = "task"

@@ -25,13 +25,13 @@ from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results.columns import Columns
 from pie_jax.prune.results.shared_folder import SharedFolder, shared_folder
 from pie_jax.prune.run import Progress, on_one_device, run_parts
-from pie_jax.prune.search.task.gains import TaskBatch, batch_kl
-from pie_jax.prune.search.task.search import TaskSearch
+from pie_jax.prune.search.task_wide.gains import TaskBatch, batch_kl
+from pie_jax.prune.search.task_wide.search import TaskSearch
 from pie_jax.prune.setup import Run, opened_run, run_config, run_record
 from pie_jax.prune.step import Pruner
-from pie_jax.prune.task.batches import HeldBatches
-from pie_jax.prune.task.features import TaskFeatures, alone
-from pie_jax.prune.task.results import SCOPE, TaskResult, assemble, load_task_result
+from pie_jax.prune.task_circuits.batches import HeldBatches
+from pie_jax.prune.task_circuits.features import TaskFeatures, alone
+from pie_jax.prune.task_circuits.results import SCOPE, TaskResult, assemble, load_task_result
 from pie_jax.tasks import Pair
 from pie_jax.transcoders.store import Transcoder
 

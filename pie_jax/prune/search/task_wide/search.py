@@ -22,7 +22,7 @@ from pie_jax.devices.programs import program
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.search.grow import largest, stage_ends
 from pie_jax.prune.search.learn import PATIENCE, optimiser, unit, warm_logits
-from pie_jax.prune.search.task.gains import TaskBatch, batch_gains, batch_kl
+from pie_jax.prune.search.task_wide.gains import TaskBatch, batch_gains, batch_kl
 
 # Parts of the seen prompts that are kept aside in turn.
 FOLDS = 4
