@@ -49,7 +49,7 @@ class FeatureReader:
         layers = sorted(by_layer)
         wide = bucket(max(map(len, by_layer.values()), default=1), _LEAST)
         if transcoder.config.top is None:
-            rows = [_rows(transcoder, i, by_layer[i], wide) for i in layers]
+            rows = [encoder_rows(transcoder, i, by_layer[i], wide) for i in layers]
             self._encoders: Any = _stack(rows)
         else:
             # A TopK's features depend on all others of their layer: whole encoders are kept.
@@ -157,7 +157,7 @@ def _zeroed(values: Array, tokens: Array, length: Array) -> Array:
     return jnp.where(real[:, None], values, 0.0)
 
 
-def _rows(transcoder: Transcoder, layer: int, features: list[int], wide: int) -> Encoder:
+def encoder_rows(transcoder: Transcoder, layer: int, features: list[int], wide: int) -> Encoder:
     """Return the encoder [P, D] of some features of a layer, padded with features of weight 0."""
     index = np.asarray(features)
     if transcoder.resident:
