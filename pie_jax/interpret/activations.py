@@ -40,7 +40,7 @@ class FeatureReader:
 
     def __init__(self, model: LanguageModel, transcoder: Transcoder, keys: Sequence[FeatureKey]):
         require_match(transcoder, model.config, model.name)
-        _check_keys(transcoder, keys)
+        check_keys(transcoder, keys)
         self.keys = list(keys)
         self._model, self._site = model, transcoder.config.input_site
         by_layer: dict[int, list[int]] = defaultdict(list)
@@ -189,7 +189,8 @@ def _padded(rows: list[list[int]], size: int, wide: int) -> tuple[np.ndarray, np
     return tokens, length
 
 
-def _check_keys(transcoder: Transcoder, keys: Sequence[FeatureKey]) -> None:
+def check_keys(transcoder: Transcoder, keys: Sequence[FeatureKey]) -> None:
+    """Raise `InputError` for no feature, one given twice, or one that the transcoder lacks."""
     config = transcoder.config
     if not keys:
         raise InputError("no feature is given; name at least one.")

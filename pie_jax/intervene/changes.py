@@ -9,14 +9,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import numpy as np
 
 from pie_jax.errors import InputError
 from pie_jax.interpret.records import FeatureKey
 from pie_jax.transcoders.modules import ZEROED_POSITIONS
-from pie_jax.transcoders.stored import Transcoder
 
 _WRITTEN = re.compile(r"(\d+):(\d+)@(all|-?\d+|(-?\d+)?:(-?\d+)?)=(off|x?[-+.\deE]+)")
 _FORM = "LAYER:FEATURE@POSITION=VALUE, such as 2:17@5=3.5, 2:17@3:=x2, 2:17@2:6=0 or 2:17@all=off"
@@ -95,23 +94,15 @@ def parse_change(text: str) -> Change:
     )
 
 
-def is_one_list(
+def as_lists(
     changes: Sequence[Change] | Sequence[Sequence[Change]],
-) -> TypeGuard[Sequence[Change]]:
-    """Return whether changes are made at once, not several lists of such."""
-    return all(isinstance(change, Change) for change in changes)
-
-
-def check_features(transcoder: Transcoder, changes: Sequence[Change]) -> None:
-    """Raise `InputError` for a change of a feature that the transcoder does not have."""
-    config = transcoder.config
-    for change in changes:
-        layer, feature = change.key
-        if not (0 <= layer < config.num_layers and 0 <= feature < config.features):
-            raise InputError(
-                f"change {change}: transcoder {transcoder.name} has no feature {feature} in layer "
-                f"{layer}; it has {config.num_layers} layers of {config.features}."
-            )
+) -> tuple[list[Sequence[Change]], bool]:
+    """Return lists of changes that are made at once, and whether only one was given by itself."""
+    single = [change for change in changes if isinstance(change, Change)]
+    several = [each for each in changes if not isinstance(each, Change)]
+    if single and several:
+        raise InputError("changes: give a list of changes, or lists of them, not both.")
+    return ([single], True) if not several else (several, False)
 
 
 class Placed(NamedTuple):

@@ -117,14 +117,17 @@ def _side_by_side(
         block, slides, skip, index = inputs
         where = (turns.of(slides), jnp.where(slides, local, causal))
 
-        def changes(unchanged: Array, own: Array) -> tuple[Array, Array]:
-            """Return changes and their write, given what features read in both runs; of direct
-            effects the activations are the unchanged run's, and a skip passes on what moves."""
+        def changes(unchanged: Array, own: Array | None, moved: Array | None = None) -> Any:
+            """Return changes and their write, given what features read in the unchanged run and in
+            their own. Of direct effects that is None: activations are the unchanged run's, and a
+            skip passes on what has `moved`."""
             clean = held.features.activations(unchanged, index)
-            here = clean if freeze == "direct" else held.features.activations(own, index)
+            here = clean if own is None else held.features.activations(own, index)
             now = held.in_layer(index, held.change(here, clean, positions), change)
             write = held.written(now, index)
-            return now, write if skip is None else write + skip_write(skip, own - unchanged)
+            if skip is not None and moved is not None:
+                write = write + skip_write(skip, moved)
+            return now, write
 
         x, y, change, read = run(block, x, y, where, site, changes)
         return (x, y, change), read if reads else None
@@ -158,7 +161,7 @@ def _direct(
 
     resid_mid, d_mid = jax.jvp(attended, (x,), (dx,))
     here, d_read = jax.jvp(read, (resid_mid,), (d_mid,))
-    change, write = changes(here, here + d_read)
+    change, write = changes(here, None, d_read)
     x = resid_mid + block.mlp_output(resid_mid, FULL)
     return x, d_mid + write, change, (here, here + d_read)
 
