@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from prune_helpers import tiny_model, tiny_transcoder
 from slow_transformer import SlowOutputs, SlowTransformer
 
 from pie_jax.intervene.changes import Change
+from pie_jax.models.loader import LanguageModel, save_model
+from pie_jax.transcoders.config import TopK
 from pie_jax.transcoders.stored import Transcoder
+
+# Float32 against float64, over the largest number.
+TOLERANCE = 1e-5
 
 
 class FrozenTransformer(SlowTransformer):
@@ -79,9 +86,14 @@ def slow_intervene(
     tokens: Sequence[int],
     changes: Sequence[Change],
     freeze: str,
+    prompt: int | None = None,
 ) -> SlowRun:
-    """Run a prompt again for each layer: what a feature reads does not depend on later writes."""
+    """Run a prompt again for each layer: what a feature reads does not depend on later writes.
+
+    What comes after the first `prompt` tokens was generated: no unchanged run counts there.
+    """
     tokens, config = list(tokens), transcoder.config
+    prompt = len(tokens) if prompt is None else prompt
     clean = model.clean(tokens)
     layers, shape = range(config.num_layers), clean.resid_mid.shape
     pre_before = np.stack(
@@ -102,8 +114,9 @@ def slow_intervene(
         for change in changes:
             if change.layer != layer:
                 continue
-            for t in positions(change, len(tokens)):
-                unchanged = activations(transcoder, layer, pre_before[layer])[t, change.feature]
+            for t in positions(change, prompt, len(tokens)):
+                of = pre_before[layer] if t < prompt else own
+                unchanged = activations(transcoder, layer, of)[t, change.feature]
                 target = (change.value or 0.0) + (change.scale or 0.0) * unchanged
                 moved_by = target - activations(transcoder, layer, base)[t, change.feature]
                 for w, row in enumerate(transcoder.decoder_maps[layer][change.feature]):
@@ -125,11 +138,28 @@ def slow_intervene(
     return SlowRun(clean.logits, run.logits, pre_before, pre_after, *acts)
 
 
-def positions(change: Change, length: int) -> list[int]:
+def slow_generate(
+    model: FrozenTransformer,
+    transcoder: Transcoder,
+    tokens: Sequence[int],
+    changes: Sequence[Change],
+    count: int,
+) -> tuple[list[int], np.ndarray]:
+    """Run the whole text again for every new token; return them and their logits."""
+    ids, logits = list(tokens), []
+    for _ in range(count):
+        run = slow_intervene(model, transcoder, ids, changes, "nothing", len(tokens))
+        logits.append(run.after[-1])
+        ids.append(int(run.after[-1].argmax()))
+    return ids[len(tokens) :], np.array(logits)
+
+
+def positions(change: Change, prompt: int, length: int) -> list[int]:
     at = change.position
-    if isinstance(at, slice):
-        return [t for t in range(length)[at] if t > 0]
-    return [range(length)[at]]
+    if not isinstance(at, slice):
+        return [t for t in (at + prompt if at < 0 else at,) if t < length]
+    ends = [end if end is None or end >= 0 else end + prompt for end in (at.start, at.stop)]
+    return [t for t in range(length)[slice(*ends)] if t > 0]
 
 
 def read(
@@ -161,3 +191,38 @@ def activations(transcoder: Transcoder, layer: int, pre: np.ndarray) -> np.ndarr
     pre = np.maximum(pre, 0) if top.relu else pre
     least = np.sort(pre, axis=1)[:, -top.k, None]
     return np.where(pre >= least, pre, 0.0)
+
+
+@dataclass
+class Case:
+    model: LanguageModel
+    slow: FrozenTransformer
+    transcoder: Transcoder
+
+
+def with_skip(transcoder: Transcoder) -> Transcoder:
+    config, rng = transcoder.config, np.random.default_rng(9)
+    shape = (config.num_layers, config.d_model, config.d_model)
+    skips = (0.2 * rng.standard_normal(shape)).astype(np.float32)
+    return replace(transcoder, config=replace(config, has_skip=True), skips=list(skips))
+
+
+def make_case(folder: Any, kind: str) -> Case:
+    """A CLT on a Llama, a per-layer set with thresholds and skips on a Gemma-2, a TopK."""
+    model = tiny_model(folder, gemma=kind == "gemma")
+    save_model(model.transformer, folder)
+    if kind == "llama":
+        transcoder = tiny_transcoder(model, bias=0.5)
+    elif kind == "gemma":
+        tiny = tiny_transcoder(model, bias=1.0, jump=True, cross_layer=False, input_site="mlp_in")
+        transcoder = with_skip(tiny)
+    else:
+        transcoder = with_skip(
+            tiny_transcoder(model, top=TopK(6, relu=False), input_site="ln2_normalized")
+        )
+    return Case(model, FrozenTransformer(folder), transcoder)
+
+
+def near(found: Any, expected: np.ndarray, scale: float | None = None) -> None:
+    largest = float(np.abs(expected).max()) if scale is None else scale
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * max(largest, 1.0))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
-from intervene_helpers import FrozenTransformer, SlowRun, slow_intervene
-from prune_helpers import tiny_model, tiny_transcoder
+from intervene_helpers import Case, SlowRun, make_case, near, slow_intervene
 
 import pie_jax
 from pie_jax.intervene.changes import Change
-from pie_jax.models.loader import LanguageModel, save_model
-from pie_jax.transcoders.config import TopK
-from pie_jax.transcoders.stored import Transcoder
 
 PROMPTS = ["w5 w9 w13 w22 w7 w30", "w31 w8 w4"]
 # Earlier features change what later ones read; one place is changed in both signs.
@@ -23,48 +18,11 @@ LISTS = [
     [Change(1, 5, slice(1, None), scale=-2.0), Change(0, 7, slice(None), value=2.0)],
     [Change(0, 1, -1, scale=2.0), Change(1, 2, -2, remove=True), Change(2, 4, -1, value=-1.5)],
 ]
-# Float32 against float64, over the largest number.
-TOLERANCE = 1e-5
-
-
-@dataclass
-class Case:
-    model: LanguageModel
-    slow: FrozenTransformer
-    transcoder: Transcoder
-
-
-def with_skip(transcoder: Transcoder) -> Transcoder:
-    config, rng = transcoder.config, np.random.default_rng(9)
-    shape = (config.num_layers, config.d_model, config.d_model)
-    skips = (0.2 * rng.standard_normal(shape)).astype(np.float32)
-    return replace(transcoder, config=replace(config, has_skip=True), skips=list(skips))
-
-
-def make(folder: Any, kind: str) -> Case:
-    """A CLT on a Llama, a per-layer set with thresholds and skips on a Gemma-2, a TopK."""
-    model = tiny_model(folder, gemma=kind == "gemma")
-    save_model(model.transformer, folder)
-    if kind == "llama":
-        transcoder = tiny_transcoder(model, bias=0.5)
-    elif kind == "gemma":
-        tiny = tiny_transcoder(model, bias=1.0, jump=True, cross_layer=False, input_site="mlp_in")
-        transcoder = with_skip(tiny)
-    else:
-        transcoder = with_skip(
-            tiny_transcoder(model, top=TopK(6, relu=False), input_site="ln2_normalized")
-        )
-    return Case(model, FrozenTransformer(folder), transcoder)
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma", "topk"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return make(tmp_path_factory.mktemp("model"), request.param)
-
-
-def near(found: Any, expected: np.ndarray, scale: float | None = None) -> None:
-    largest = float(np.abs(expected).max()) if scale is None else scale
-    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * max(largest, 1.0))
+    return make_case(tmp_path_factory.mktemp("model"), request.param)
 
 
 def check_activations(found: Any, slow: list[list[SlowRun]]) -> None:
