@@ -24,6 +24,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_case(tmp_path_factory.mktemp("model"), request.param)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(tmp_path_factory.mktemp("plain"), "llama")
+
+
 def sampled(case: Case, prompts: list[str], **options: float) -> list[list[int]]:
     settings = {"temperature": 2.0, "new_tokens": NEW, **options}
     return pie_jax.generate(case.model, case.transcoder, prompts, LISTS[0], **settings).ids
@@ -51,29 +56,28 @@ def test_the_first_logits_are_those_of_an_intervention(case: Case):
     near(plain.logits[:, 0], run.before)
 
 
-def test_shapes_follow_what_is_given(case: Case):
-    found = pie_jax.generate(case.model, case.transcoder, PROMPTS[0], LISTS[0], 2)
+def test_shapes_follow_what_is_given(plain: Case):
+    found = pie_jax.generate(plain.model, plain.transcoder, PROMPTS[0], LISTS[0], NEW)
     assert isinstance(found.texts, str)
-    assert found.logits.shape == (2, 40)
-    several = pie_jax.generate(case.model, case.transcoder, PROMPTS[0], LISTS, 2)
+    assert found.logits.shape == (NEW, 40)
+    several = pie_jax.generate(plain.model, plain.transcoder, PROMPTS[0], LISTS, NEW)
     assert several.ids[0] == found.ids
-    assert several.logits.shape == (2, 2, 40)
+    assert several.logits.shape == (2, NEW, 40)
 
 
-def test_draws_depend_on_the_seed_and_the_prompts_place_alone(case: Case):
-    several = sampled(case, PROMPTS)
-    assert several == sampled(case, PROMPTS, batch_size=1)
-    assert several[0] == sampled(case, PROMPTS[:1])[0]
-    assert any(sampled(case, PROMPTS, seed=seed) != several for seed in (1, 2, 3))
-    likeliest = sampled(case, PROMPTS, temperature=0.0)
-    assert sampled(case, PROMPTS, temperature=1e-6) == likeliest
+def test_draws_depend_on_the_seed_and_the_prompts_place_alone(plain: Case):
+    several = sampled(plain, PROMPTS)
+    assert several == sampled(plain, PROMPTS, batch_size=1)
+    assert several[0] == sampled(plain, PROMPTS[:1])[0]
+    assert any(sampled(plain, PROMPTS, seed=seed) != several for seed in (1, 2, 3))
+    likeliest = sampled(plain, PROMPTS, temperature=0.0)
+    assert sampled(plain, PROMPTS, temperature=1e-6) == likeliest
 
 
-def test_draws_follow_the_probabilities(tmp_path):
-    case = make_case(tmp_path, "llama")
+def test_draws_follow_the_probabilities(plain: Case):
     count, temperature = 300, 4.0
     found = pie_jax.generate(
-        case.model, case.transcoder, PROMPTS[:1] * count, LISTS[0], 1, temperature, batch_size=300
+        plain.model, plain.transcoder, PROMPTS[:1] * count, LISTS[0], 1, temperature, batch_size=300
     )
     logits = found.logits[0, 0].astype(np.float64) / temperature
     probability = np.exp(logits - logits.max())
@@ -85,12 +89,11 @@ def test_draws_follow_the_probabilities(tmp_path):
     assert probability.max() < 0.7
 
 
-def test_a_text_ends_before_a_special_token(tmp_path, monkeypatch):
-    case = make_case(tmp_path, "llama")
-    whole = pie_jax.generate(case.model, case.transcoder, PROMPTS[0], LISTS[0], NEW)
+def test_a_text_ends_before_a_special_token(plain: Case, monkeypatch):
+    whole = pie_jax.generate(plain.model, plain.transcoder, PROMPTS[0], LISTS[0], NEW)
     end = whole.ids[2]
     monkeypatch.setattr(Tokenizer, "special_ids", lambda self: frozenset([end]))
-    found = pie_jax.generate(case.model, case.transcoder, PROMPTS[0], LISTS[0], NEW)
+    found = pie_jax.generate(plain.model, plain.transcoder, PROMPTS[0], LISTS[0], NEW)
     kept = whole.ids.index(end)
     assert found.ids == whole.ids[:kept]
     np.testing.assert_array_equal(found.logits[: kept + 1], whole.logits[: kept + 1])

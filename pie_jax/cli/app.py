@@ -16,6 +16,7 @@ from pie_jax.cli import (
     evaluate,
     examples,
     interpret,
+    intervene,
     plan,
     prune,
     report,
@@ -42,6 +43,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
+app.command("intervene")(intervene.intervene)
 app.command("report")(report.report)
 app.command("train-clt")(train.train_clt)
 app.add_typer(tasks.app, name="tasks")
