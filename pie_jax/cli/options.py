@@ -13,12 +13,12 @@ DEFAULT_METHODS = ",".join(defaults.DEFAULT_METHODS)
 PAPER_BUDGETS = ",".join(map(str, defaults.PAPER_BUDGETS))
 
 Model = Annotated[
-    str, typer.Option(help="`demo`, a Hugging Face folder, or a hub id (owner/name[@revision]).")
+    str, typer.Option(help="`demo`, a Hugging Face folder, or a hub id (owner/name\\[@revision]).")
 ]
 Transcoder = Annotated[
     str,
     typer.Option(
-        help="`demo`, a transcoder's folder, or a hub id (owner/name[/folder][@revision])."
+        help="`demo`, a transcoder's folder, or a hub id (owner/name\\[/folder]\\[@revision])."
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="Weights on the device: float32 or bfloat16.")]

@@ -38,13 +38,16 @@ class Runs(NamedTuple):
     """What prompts and lists of changes lead to.
 
     `before` [B, P, V] and `after` [B, S, P, V] are logits at all positions (P = T) or the last
-    (P = 1); `targets` [B, S, K] changes of targets at the last one; `read` [B, 1 + S, L, T, D] what
+    (P = 1); `targets` [B, S, K] changes of targets at the last one; `own` [B, S, C, T] baselines of
+    the changed features and `moved` by how much they were changed; `read` [B, 1 + S, L, T, D] what
     the transcoder reads in the unchanged and the changed runs, where it is asked for.
     """
 
     before: Any
     after: Any
     targets: Any
+    own: Any
+    moved: Any
     read: Any
 
 
@@ -81,13 +84,13 @@ def run_changes(
     def one(tokens: Array, length: Array, on: Array, value: Array, scale: Array) -> Runs:
         def changed(index: Array, on: Array, value: Array, scale: Array) -> Runs:
             held = Held(some_of(features, index), on, value, scale)
-            clean, other = _side_by_side(model, tokens, held, skips, freeze, site, reads)
+            clean, other, made = _side_by_side(model, tokens, held, skips, freeze, site, reads)
             last = length - 1
             before, after, shift = _logits(model, clean, other, last, freeze, whole)
-            return Runs(before, after, shift[targets], (clean.read, other.read))
+            return Runs(before, after, shift[targets], *made, (clean.read, other.read))
 
         # The unchanged run does not depend on the list: it is computed once for all.
-        axes = Runs(None, 0, 0, (None, 0))
+        axes = Runs(None, 0, 0, 0, 0, (None, 0))
         found = jax.vmap(changed, out_axes=axes)(index, on, value, scale)
         first, others = found.read
         return found._replace(read=jnp.concatenate([first[None], others]) if reads else None)
@@ -103,9 +106,12 @@ def _side_by_side(
     freeze: Freeze,
     site: str,
     reads: bool,
-) -> tuple[_Side, _Side]:
-    """Run a prompt unchanged and changed. Of direct effects the second side is the difference in
-    the residual stream, which is linear in the changes; else it is the changed stream itself."""
+) -> tuple[_Side, _Side, tuple[Array, Array]]:
+    """Run a prompt unchanged and changed; return baselines and changes [C, T] as well.
+
+    Of direct effects the second side is the difference in the residual stream, which is linear in
+    the changes; else it is the changed stream itself.
+    """
     config, length = model.config, tokens.shape[0]
     turns, positions = rotation(config, jnp.arange(length)), jnp.arange(length)
     causal, local = layer_masks(config, length)
@@ -113,7 +119,7 @@ def _side_by_side(
     run = _direct if freeze == "direct" else partial(_recomputed, same=freeze == "attention")
 
     def layer(carry: Any, inputs: Any) -> Any:
-        x, y, change = carry
+        x, y, made = carry
         block, slides, skip, index = inputs
         where = (turns.of(slides), jnp.where(slides, local, causal))
 
@@ -123,21 +129,22 @@ def _side_by_side(
             skip passes on what has `moved`."""
             clean = held.features.activations(unchanged, index)
             here = clean if own is None else held.features.activations(own, index)
-            now = held.in_layer(index, held.change(here, clean, positions), change)
-            write = held.written(now, index)
+            found = (here, held.change(here, clean, positions))
+            now = tuple(map(partial(held.in_layer, index), found, made))
+            write = held.written(now[1], index)
             if skip is not None and moved is not None:
                 write = write + skip_write(skip, moved)
             return now, write
 
-        x, y, change, read = run(block, x, y, where, site, changes)
-        return (x, y, change), read if reads else None
+        x, y, made, read = run(block, x, y, where, site, changes)
+        return (x, y, made), read if reads else None
 
     start = model.embed(tokens)
     other = jnp.zeros_like(start) if freeze == "direct" else start
     each = (sliding, skips, jnp.arange(config.num_layers))
-    first = (start, other, held.start(length))
-    (x, y, _), read = scan_layers(layer, first, model.blocks, *each)
-    return _Side(x, read[0] if reads else None), _Side(y, read[1] if reads else None)
+    first = (start, other, (held.start(length), held.start(length)))
+    (x, y, made), read = scan_layers(layer, first, model.blocks, *each)
+    return _Side(x, read[0] if reads else None), _Side(y, read[1] if reads else None), made
 
 
 def _direct(
@@ -147,7 +154,7 @@ def _direct(
     where: tuple[Array, Array],
     site: str,
     changes: Any,
-) -> tuple[Array, Array, Array, tuple[Array, Array]]:
+) -> tuple[Array, Array, Any, tuple[Array, Array]]:
     """Run one layer, and the difference `dx` through it with patterns, norm scales and the MLP's
     output constant: all that is left is linear, so the derivative is the difference."""
 
@@ -161,9 +168,9 @@ def _direct(
 
     resid_mid, d_mid = jax.jvp(attended, (x,), (dx,))
     here, d_read = jax.jvp(read, (resid_mid,), (d_mid,))
-    change, write = changes(here, None, d_read)
+    made, write = changes(here, None, d_read)
     x = resid_mid + block.mlp_output(resid_mid, FULL)
-    return x, d_mid + write, change, (here, here + d_read)
+    return x, d_mid + write, made, (here, here + d_read)
 
 
 def _recomputed(
@@ -174,7 +181,7 @@ def _recomputed(
     site: str,
     changes: Any,
     same: bool,
-) -> tuple[Array, Array, Array, tuple[Array, Array]]:
+) -> tuple[Array, Array, Any, tuple[Array, Array]]:
     """Run one layer of both runs; with the `same` patterns the changed one attends as the other."""
     turns, mask = where
 
@@ -193,10 +200,10 @@ def _recomputed(
         pattern = block.attention.pattern(q, sources, FULL)
     y_mid = attended(y, pattern, sources)
     x_read, y_read = (read_at(site, block.mlp_norm, mid) for mid in (x_mid, y_mid))
-    change, write = changes(x_read, y_read)
+    made, write = changes(x_read, y_read)
     x = x_mid + block.mlp_output(x_mid, FULL)
     y = y_mid + block.mlp_output(y_mid, FULL) + write
-    return x, y, change, (x_read, y_read)
+    return x, y, made, (x_read, y_read)
 
 
 def _logits(

@@ -23,11 +23,12 @@ class Intervened:
     last position rises against the mean over the vocabulary, before a final softcap, as an
     attribution graph counts it.
 
-    `activations`, None unless asked for, has a row for each prompt, list, layer, position and
-    feature (counted from 0, also where there is only one prompt or list), with the activation
-    `before` and `after`, in float32: what the encoder makes of what it reads in either run. For a
-    changed feature that is not the value it was given, but what it was changed from. `pre_before`
-    and `pre_after`, where asked for, are the same before the activation function.
+    `changed` has a row for each prompt, list, layer, position and feature that was changed, with
+    its `baseline` and the `value` that it was given. `activations`, None unless asked for, has such
+    rows of any features with the activation `before` and `after`: what the encoder makes of what it
+    reads in either run. For a changed feature that is what its activation would be, not the value.
+    `pre_before` and `pre_after`, where asked for, are the same before the activation function.
+    Prompts and lists are counted from 0, also where there is only one.
     """
 
     freeze: str
@@ -36,6 +37,7 @@ class Intervened:
     after: np.ndarray
     target_ids: tuple[int, ...]
     target_changes: np.ndarray
+    changed: pa.Table
     activations: pa.Table | None
 
 

@@ -84,12 +84,14 @@ def intervene(
     skips = _skips(transcoder) if freeze == "direct" else None
     lengths = [len(one.ids) if logits == "all" else 1 for one in encoded]
     out = _Collected(lengths, (len(lists), model.config.vocab_size, len(ids)))
+    changed, active = list[Columns](), list[Columns]()
     for batch in work:
         fixed = (freeze, transcoder.config.input_site, logits == "all", reader is not None)
         found = _run(model, features, skips, batch, ids, fixed)
         out.add(batch, found)
+        changed.append(_changed(keys, batch, found))
         if reader is not None:
-            out.rows.append(_rows(reader, batch, found.read))
+            active.append(_active(reader, batch, found.read))
     prompt: int | slice = 0 if isinstance(prompts, str) else slice(None)
     place = (prompt, 0 if one_list else slice(None))
     at = 0 if logits == "last" else slice(None)
@@ -100,7 +102,8 @@ def intervene(
         after=out.after[(*place, at)],
         target_ids=tuple(ids),
         target_changes=out.targets[place],
-        activations=None if reader is None else _table(out.rows),
+        changed=_table(changed),
+        activations=None if reader is None else _table(active),
     )
 
 
@@ -170,7 +173,7 @@ class _Collected:
 
     def __init__(self, lengths: list[int], sizes: tuple[int, int, int]):
         (lists, vocabulary, targets), prompts = sizes, len(lengths)
-        self._lengths, self.rows = lengths, list[Columns]()
+        self._lengths = lengths
         nothing, positions = np.float32(np.nan), max(lengths)
         self.before = np.full((prompts, positions, vocabulary), nothing)
         self.after = np.full((prompts, lists, positions, vocabulary), nothing)
@@ -187,20 +190,32 @@ class _Collected:
             self.targets[row, batch.lists] = changes[b, :some]
 
 
-def _rows(reader: ActivationReader, batch: Batch, read: Any) -> Columns:
-    """Return the activations of a batch's runs, with the prompts' and lists' own numbers."""
+def _changed(keys: Sequence[FeatureKey], batch: Batch, found: Runs) -> Columns:
+    """Return the changes that a batch's runs made."""
+    b, s, c, position = np.nonzero(batch.placed.on)
+    own, moved = (np.asarray(x)[b, s, c, position] for x in (found.own, found.moved))
+    layer, feature = np.array(keys, np.int32)[batch.index[s, c]].T
+    places = {"layer": layer, "position": position.astype(np.int32), "feature": feature}
+    return {**_runs(batch, b, s), **places, "baseline": own, "value": own + moved}
+
+
+def _active(reader: ActivationReader, batch: Batch, read: Any) -> Columns:
+    """Return the activations of a batch's runs."""
     prompts, lists = read.shape[0], read.shape[1] - 1
     clean = jnp.broadcast_to(read[:, :1], (prompts, lists, *read.shape[2:]))
     both = jnp.stack([clean, read[:, 1:]], axis=2).reshape(prompts * lists, 2, *read.shape[2:])
     real = np.zeros((prompts, lists), np.int32)
     real[: len(batch.rows), : len(batch.lists)] = batch.length[: len(batch.rows), None]
     columns = reader.read(both, real.reshape(-1))
-    prompt, number = np.divmod(columns.pop("run"), lists)
-    of = {
+    return {**_runs(batch, *np.divmod(columns.pop("run"), lists)), **columns}
+
+
+def _runs(batch: Batch, prompt: np.ndarray, number: np.ndarray) -> Columns:
+    """Return the numbers in the input of a batch's prompts and lists."""
+    return {
         "prompt": np.array(batch.rows, np.int32)[prompt],
         "list": np.array(batch.lists, np.int32)[number],
     }
-    return {**of, **columns}
 
 
 def _table(rows: list[Columns]) -> pa.Table:
