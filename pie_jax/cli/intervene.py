@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from pie_jax.cli import options as opt
 from pie_jax.cli.console import console, use_compile_cache
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pie_jax.intervene.changes import Change
     from pie_jax.intervene.results import Intervened
     from pie_jax.models.loader import LanguageModel
     from pie_jax.transcoders.stored import Transcoder
+
+# Changed places that are shown.
+_MOST = 20
 
 
 def intervene(
@@ -82,8 +88,8 @@ def intervene(
     )
     result: dict[str, Any] = {
         "prompt": [language_model.tokenizer.token(index) for index in found.tokens[0]],
-        "changes": [str(one) for one in changes],
         "freeze": freeze,
+        "changed": _places(found.changed),
         "next": _next(language_model, found, top),
     }
     if features:
@@ -122,8 +128,13 @@ def _next(model: LanguageModel, found: Intervened, top: int) -> list[dict[str, A
 
 def _moved(found: Intervened, count: int) -> list[dict[str, Any]]:
     assert found.activations is not None
-    rows = found.activations.drop_columns(["prompt", "list"]).to_pylist()
+    rows = _places(found.activations)
     return sorted(rows, key=lambda row: -abs(row["after"] - row["before"]))[:count]
+
+
+def _places(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of the only prompt and list."""
+    return table.drop_columns(["prompt", "list"]).to_pylist()
 
 
 def _generated(
@@ -142,30 +153,38 @@ def _generated(
 def _show(result: dict[str, Any]) -> None:
     numbered = " ".join(f"{at}{token!r}" for at, token in enumerate(result["prompt"]))
     _say(f"tokens: {numbered}")
-    _say(f"changed: {', '.join(result['changes'])}; frozen: {result['freeze']}")
-    rows = (
-        (repr(row["token"]), f"{row['before']:.3f}", f"{row['after']:.3f}",
-         f"{row['logit_change']:+.3f}")
+    changed = result["changed"]
+    _features(f"changed activations; frozen: {result['freeze']}", changed[:_MOST])
+    if len(changed) > _MOST:
+        _say(f"and at {len(changed) - _MOST} more places (--json shows all)")
+    if all(row["baseline"] == row["value"] for row in changed):
+        _say("These features have these activations there already: nothing was changed.")
+    rows = [
+        [repr(row["token"]), *(f"{row[name]:.3f}" for name in ("before", "after")),
+         f"{row['logit_change']:+.3f}"]
         for row in result["next"]
-    )  # fmt: skip
-    _table("next token: probabilities, and change of the logit against the mean",
+    ]  # fmt: skip
+    _table("the next token's probability, and how far its logit moves against the mean",
            ("token", "before", "after", "logit"), rows)  # fmt: skip
     if "features" in result:
-        names = ("layer", "position", "feature", "before", "after")
-        cells = ([row[name] for name in names] for row in result["features"])
-        rows = ((*map(str, cell[:3]), f"{cell[3]:.3f}", f"{cell[4]:.3f}") for cell in cells)
-        _table("features that move most; a changed one is shown as it would be", names, rows)
+        _features("features whose activations move most, before changes", result["features"])
     for name, text in result.get("generated", {}).items():
         _say(f"{name}: {text!r}")
 
 
-def _table(title: str, names: tuple[str, ...], rows: Any) -> None:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+def _features(title: str, rows: list[dict[str, Any]]) -> None:
+    cells = [[f"{x:.3f}" if isinstance(x, float) else str(x) for x in row.values()] for row in rows]
+    _table(title, tuple(rows[0]) if rows else ("nothing",), cells)
+
+
+def _table(title: str, names: tuple[str, ...], rows: list[list[str]]) -> None:
+    _say(title)
+    table = Table(box=box.SIMPLE_HEAD)
     for name in names:
         table.add_column(name, justify="left" if name == "token" else "right")
     for row in rows:
-        table.add_row(*row)
-    console.print(table, markup=False, highlight=False)
+        table.add_row(*map(escape, row))
+    console.print(table, highlight=False)
 
 
 def _say(text: str) -> None:
