@@ -15,7 +15,10 @@ from jaxtyping import install_import_hook
 
 # The packages whose signatures carry shapes; before they are first imported.
 install_import_hook(
-    ["pie_jax.models", "pie_jax.transcoders", "pie_jax.prune", "pie_jax.kernels"],
+    [
+        *("pie_jax.models", "pie_jax.transcoders", "pie_jax.prune", "pie_jax.kernels"),
+        "pie_jax.intervene",
+    ],
     "beartype.beartype",
 )
 

@@ -16,6 +16,7 @@ import pie_jax
 from pie_jax.interpret.activations import FeatureReader
 from pie_jax.interpret.records import FeatureKey
 from pie_jax.intervene.changes import Change
+from pie_jax.intervene.passes import run_changes
 from pie_jax.models.gradient_rules import FROZEN
 
 PROMPTS = ["w5 w9 w13 w22 w7 w30", "w31 w8 w4"]
@@ -210,3 +211,13 @@ def test_asked_features_have_a_row_at_each_position(tmp_path, kind: str):
     column = np.where(table["layer"] == 0, 8, table["feature"])
     near(table["before"], expected[table["prompt"], table["position"], column])
     assert np.abs(table["after"] - table["before"]).max() > 0.1
+
+
+def test_prompts_of_a_class_of_lengths_share_a_program(plain: Case):
+    def run(prompt: str, changes: list[Change]) -> None:
+        pie_jax.intervene(plain.model, plain.transcoder, prompt, changes)
+
+    run("w5 w9 w13", [Change(0, 3, 2, value=1.0)])
+    compiled = run_changes.count()
+    run("w5 w9 w13 w7 w8", [Change(0, 3, 2, value=1.0), Change(2, 4, slice(1, None), scale=2.0)])
+    assert run_changes.count() == compiled

@@ -10,7 +10,7 @@ T positions, L layers, D model, V vocabulary.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,7 @@ from pie_jax.models.transformer import (
 from pie_jax.programs import program
 from pie_jax.transcoders.modules import skip_write
 
-Freeze = Literal["direct", "attention", "nothing"]
-FREEZES: tuple[Freeze, ...] = ("direct", "attention", "nothing")
+FREEZES = ("direct", "attention", "nothing")
 
 
 class Runs(NamedTuple):
@@ -70,7 +69,7 @@ def run_changes(
     value: Float[Array, "B S C T"],
     scale: Float[Array, "B S C T"],
     targets: Int[Array, " K"],
-    freeze: Freeze,
+    freeze: str,
     site: str,
     whole: bool,
     reads: bool,
@@ -103,7 +102,7 @@ def _side_by_side(
     tokens: Int[Array, " T"],
     held: Held,
     skips: Array | None,
-    freeze: Freeze,
+    freeze: str,
     site: str,
     reads: bool,
 ) -> tuple[_Side, _Side, tuple[Array, Array]]:
@@ -207,7 +206,7 @@ def _recomputed(
 
 
 def _logits(
-    model: Transformer, clean: _Side, other: _Side, last: Array, freeze: Freeze, whole: bool
+    model: Transformer, clean: _Side, other: _Side, last: Array, freeze: str, whole: bool
 ) -> tuple[Array, Array, Array]:
     """Return the logits of both runs [P, V], and by how much each at the last position moves
     against their mean [V], before a final softcap."""

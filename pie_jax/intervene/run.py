@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from pie_jax.interpret.records import FeatureKey
 from pie_jax.intervene.activations import ActivationReader, Columns
 from pie_jax.intervene.changes import Change, as_lists
 from pie_jax.intervene.features import Features, load_features
-from pie_jax.intervene.passes import FREEZES, Freeze, Runs, run_changes
+from pie_jax.intervene.passes import FREEZES, Runs, run_changes
 from pie_jax.intervene.prompts import Batch, batches, encode_prompts, features_class, keys_of
 from pie_jax.intervene.results import Intervened
 from pie_jax.models.loader import LanguageModel
@@ -32,10 +32,10 @@ def intervene(
     prompts: str | Sequence[str],
     changes: Changes,
     *,
-    freeze: Freeze = "nothing",
-    logits: Literal["last", "all"] = "last",
+    freeze: str = "nothing",
+    logits: str = "last",
     targets: Sequence[str | int] = (),
-    activations: Literal["active"] | Sequence[tuple[int, int]] | None = None,
+    activations: str | Sequence[tuple[int, int]] | None = None,
     pre_activations: bool = False,
     batch_size: int = 16,
 ) -> Intervened:
@@ -157,7 +157,7 @@ def _run(
     skips: Any,
     batch: Batch,
     ids: list[int],
-    fixed: tuple[Freeze, str, bool, bool],
+    fixed: tuple[str, str, bool, bool],
 ) -> Runs:
     arrays = (batch.index, *batch.placed, np.array(ids, np.int32))
     prompts = (jnp.asarray(batch.tokens), jnp.asarray(batch.length))
