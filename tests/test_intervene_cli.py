@@ -38,11 +38,11 @@ def test_tables_and_json_say_what_intervene_returns(monkeypatch, capsys):
 
 
 def test_generation_on_the_command_line(monkeypatch, capsys):
-    command = ("intervene", "--prompt", PROMPT, "--change", "2:690@all=3", "--generate", 6)
+    command = ("intervene", "--prompt", PROMPT, "--change", "2:690@all=3", "--generate", 12)
     assert pie(monkeypatch, *command, "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["generated"]["before"] == " Peter."
-    assert result["generated"]["after"] != " Peter."
+    # As docs/interventions.md shows it.
+    assert result["generated"] == {"before": " Peter.", "after": " Peter gave a drink to Joe is"}
     assert pie(monkeypatch, *command) == 0
     assert f"after: {result['generated']['after']!r}" in capsys.readouterr().out
 

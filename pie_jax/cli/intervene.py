@@ -164,10 +164,10 @@ def _show(result: dict[str, Any]) -> None:
          f"{row['logit_change']:+.3f}"]
         for row in result["next"]
     ]  # fmt: skip
-    _table("the next token's probability, and how far its logit moves against the mean",
+    _table("the next token's probability, and how far its logit moves against the mean of all",
            ("token", "before", "after", "logit"), rows)  # fmt: skip
     if "features" in result:
-        _features("features whose activations move most, before changes", result["features"])
+        _features("features whose activations move most (of changed ones, their baselines)", result["features"])
     for name, text in result.get("generated", {}).items():
         _say(f"{name}: {text!r}")
 
