@@ -167,7 +167,8 @@ def _show(result: dict[str, Any]) -> None:
     _table("the next token's probability, and how far its logit moves against the mean of all",
            ("token", "before", "after", "logit"), rows)  # fmt: skip
     if "features" in result:
-        _features("features whose activations move most (of changed ones, their baselines)", result["features"])
+        title = "features whose activations move most (of changed ones, their baselines)"
+        _features(title, result["features"])
     for name, text in result.get("generated", {}).items():
         _say(f"{name}: {text!r}")
 

@@ -23,7 +23,7 @@ from pie_jax.models.transformer import (
     Block,
     KeyValues,
     Transformer,
-    layer_masks,
+    attention_masks,
     read_at,
     rotation,
 )
@@ -113,7 +113,7 @@ def _side_by_side(
     """
     config, length = model.config, tokens.shape[0]
     turns, positions = rotation(config, jnp.arange(length)), jnp.arange(length)
-    causal, local = layer_masks(config, length)
+    causal, local = attention_masks(config, length)
     sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
     run = _direct if freeze == "direct" else partial(_recomputed, same=freeze == "attention")
 
@@ -150,7 +150,7 @@ def _direct(
     block: Block,
     x: Float[Array, "T D"],
     dx: Float[Array, "T D"],
-    where: tuple[Array, Array],
+    where: tuple[Any, Array],
     site: str,
     changes: Any,
 ) -> tuple[Array, Array, Any, tuple[Array, Array]]:
@@ -176,7 +176,7 @@ def _recomputed(
     block: Block,
     x: Float[Array, "T D"],
     y: Float[Array, "T D"],
-    where: tuple[Array, Array],
+    where: tuple[Any, Array],
     site: str,
     changes: Any,
     same: bool,

@@ -248,7 +248,7 @@ class Transformer(nnx.Module):
         config, length = self.config, tokens.shape[0]
         x = self.embed(tokens)
         turns = rotation(config, jnp.arange(length))
-        causal, local = layer_masks(config, length)
+        causal, local = attention_masks(config, length)
         sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
 
         def layer(x, inputs):
@@ -286,10 +286,11 @@ class Transformer(nnx.Module):
         self, residual: Float[Array, "T D"], ids: Int[Array, " I"], rule: GradientRule = FULL
     ) -> Float[Array, "T I"]:
         """Return the logits of a few words only, float32."""
-        rows = take_rows(self._unembedding_rows(), ids)
+        rows = take_rows(self.unembedding_rows(), ids)
         return self.softcapped(self._logits(residual, rows, rule))
 
-    def _unembedding_rows(self) -> Float[Array, "V D"]:
+    def unembedding_rows(self) -> Float[Array, "V D"]:
+        """Return what the last stream is multiplied with, one row a token."""
         return (self.embedding if self.unembedding is None else self.unembedding)[...]
 
     def _logits(self, residual: Array, rows: Array, rule: GradientRule) -> Array:
@@ -299,7 +300,7 @@ class Transformer(nnx.Module):
         self, residual: Float[Array, "T D"], rule: GradientRule = FULL
     ) -> Float[Array, "T V"]:
         """Return logits before the final softcap, float32; without one they are the logits."""
-        return self._logits(residual, self._unembedding_rows(), rule)
+        return self._logits(residual, self.unembedding_rows(), rule)
 
     def softcapped(self, logits: Float[Array, "*T V"]) -> Float[Array, "*T V"]:
         """Apply the final softcap, if there is one."""
@@ -320,8 +321,8 @@ class Transformer(nnx.Module):
 
 
 def read_at(
-    site: str, mlp_norm: Norm, resid_mid: Float[Array, "T D"], rule: GradientRule = FULL
-) -> Float[Array, "T D"]:
+    site: str, mlp_norm: Norm, resid_mid: Float[Array, "*T D"], rule: GradientRule = FULL
+) -> Float[Array, "*T D"]:
     """Return what a transcoder reads in one layer: `resid_mid`, the MLP's input `mlp_in`, or
     `ln2_normalized`, that input before the norm's weight."""
     if site == "resid_mid":
@@ -359,8 +360,8 @@ def parameter_count(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in leaves)
 
 
-def layer_masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
-    """Return which keys each position sees, [T, T], in layers that see all and in sliding ones."""
+def attention_masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
+    """Return which positions queries see in layers that see everything and in sliding ones."""
     distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
     causal = distance >= 0
     if config.sliding_window is None:
