@@ -280,27 +280,29 @@ class Transformer(nnx.Module):
         self, residual: Float[Array, "T D"], rule: GradientRule = FULL
     ) -> Float[Array, "T V"]:
         """Turn the last residual stream at any positions into logits, float32."""
-        return self.softcapped(self.uncapped_logits(residual, rule))
+        return self._logits(residual, self.unembedding_rows(), rule)
 
     def unembed_ids(
         self, residual: Float[Array, "T D"], ids: Int[Array, " I"], rule: GradientRule = FULL
     ) -> Float[Array, "T I"]:
         """Return the logits of a few words only, float32."""
-        rows = take_rows(self.unembedding_rows(), ids)
-        return self.softcapped(self._logits(residual, rows, rule))
+        return self._logits(residual, take_rows(self.unembedding_rows(), ids), rule)
 
     def unembedding_rows(self) -> Float[Array, "V D"]:
         """Return what the last stream is multiplied with, one row a token."""
         return (self.embedding if self.unembedding is None else self.unembedding)[...]
 
     def _logits(self, residual: Array, rows: Array, rule: GradientRule) -> Array:
+        return self.softcapped(self._uncapped(residual, rows, rule))
+
+    def _uncapped(self, residual: Array, rows: Array, rule: GradientRule) -> Array:
         return _einsum("td,vd->tv", self.final_norm(residual, rule), rows, rows.dtype)
 
     def uncapped_logits(
         self, residual: Float[Array, "T D"], rule: GradientRule = FULL
     ) -> Float[Array, "T V"]:
         """Return logits before the final softcap, float32; without one they are the logits."""
-        return self._logits(residual, self.unembedding_rows(), rule)
+        return self._uncapped(residual, self.unembedding_rows(), rule)
 
     def softcapped(self, logits: Float[Array, "*T V"]) -> Float[Array, "*T V"]:
         """Apply the final softcap, if there is one."""
