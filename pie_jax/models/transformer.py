@@ -147,14 +147,12 @@ class Attention(nnx.Module):
         self, pattern: Float[Array, "G R T S"], sources: Sequence[KeyValues]
     ) -> Float[Array, "T D"]:
         """Return what heads that attend by a pattern write."""
-        dtype = self.query[...].dtype
         ends = np.cumsum([source.mask.shape[-1] for source in sources])[:-1]
         g, r, length = pattern.shape[:3]
         z = jnp.zeros((length, g, r, self.config.head_dim), jnp.float32)
         for part, source in zip(jnp.split(pattern, ends, axis=-1), sources, strict=True):
-            z = z + _einsum("grts,sgk->tgrk", part, source.values, dtype)
-        z = z.reshape(length, self.config.num_heads, self.config.head_dim)
-        return _project("thk,hkd->td", z, self.output)
+            z = z + _einsum("grts,sgk->tgrk", part, source.values, self.query[...].dtype)
+        return _project("thk,hkd->td", z.reshape(length, g * r, -1), self.output)
 
 
 class Mlp(nnx.Module):
