@@ -46,11 +46,13 @@ _WHERE = {
     "evaluate_run": "pie_jax.evaluate.stage",
     "estimate_evaluation": "pie_jax.evaluate.stage",
     "report_run": "pie_jax.report.stage",
+    "Change": "pie_jax.intervene.changes",
+    "generate": "pie_jax.intervene.generation",
     "make_roles": "pie_jax.llm.roles",
 }
 _PACKAGES = (
     *("prune", "arrays", "kernels", "models", "transcoders", "tasks", "report"),
-    *("interpret", "evaluate", "llm"),
+    *("interpret", "evaluate", "intervene", "llm"),
 )
 
 __all__ = ["InputError", "PieError", *_WHERE, *_PACKAGES]

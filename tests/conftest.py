@@ -21,6 +21,7 @@ install_import_hook(
         "pie_jax.prune",
         "pie_jax.kernels",
         "pie_jax.devices",
+        "pie_jax.intervene",
     ],
     "beartype.beartype",
 )

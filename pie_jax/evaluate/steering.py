@@ -11,9 +11,9 @@ import numpy as np
 from pie_jax.devices.shapes import bucket
 from pie_jax.features.records import FeatureKey
 from pie_jax.features.texts import TokenText, text_ids, token_strings
-from pie_jax.models.generate import Steering, generate
+from pie_jax.intervene.features import Held, load_features
+from pie_jax.models.generate import generate
 from pie_jax.models.loader import LanguageModel
-from pie_jax.transcoders.modules import OfTop
 from pie_jax.transcoders.store import Transcoder
 
 _LEAST = 8
@@ -59,23 +59,8 @@ class Steerer:
         return TokenText(token_strings(self._model.tokenizer, kept))
 
 
-def steering_of(transcoder: Transcoder, key: FeatureKey, activation: float) -> Steering:
-    """Return the intervention that holds a feature at an activation."""
-    config, (layer, feature) = transcoder.config, key
-    weight, bias, threshold = transcoder.encoder_arrays[layer]
-    rows = np.zeros((config.num_layers, config.d_model), np.float32)
-    written = transcoder.rows(layer, np.array([feature]))[0]
-    rows[layer : layer + len(written)] = written
-
-    def number(value: float) -> jnp.ndarray:
-        return jnp.float32(value)
-
-    return Steering(
-        jnp.int32(layer),
-        jnp.asarray(weight[feature], jnp.float32),
-        number(bias[feature]),
-        number(0.0 if threshold is None else threshold[feature]),
-        jnp.asarray(rows),
-        number(activation),
-        None if config.top is None else OfTop(transcoder.encoder(layer), jnp.int32(feature)),
-    )
+def steering_of(transcoder: Transcoder, key: FeatureKey, activation: float) -> Held:
+    """Return what holds a feature at an activation everywhere but at BOS."""
+    value, scale = np.full((1, 2), activation, np.float32), np.zeros((1, 2), np.float32)
+    places = (np.array([[False, True]]), value, scale)
+    return Held(load_features(transcoder, [key], 1), *map(jnp.asarray, places))

@@ -40,7 +40,7 @@ class FeatureReader:
 
     def __init__(self, model: LanguageModel, transcoder: Transcoder, keys: Sequence[FeatureKey]):
         require_match(transcoder, model.config, model.name)
-        _check_keys(transcoder, keys)
+        check_keys(transcoder, keys)
         self.keys = list(keys)
         self._model, self._site = model, transcoder.config.input_site
         by_layer: dict[int, list[int]] = defaultdict(list)
@@ -49,7 +49,7 @@ class FeatureReader:
         layers = sorted(by_layer)
         wide = bucket(max(map(len, by_layer.values()), default=1), _LEAST)
         if transcoder.config.top is None:
-            rows = [_rows(transcoder, i, by_layer[i], wide) for i in layers]
+            rows = [encoder_rows(transcoder, i, by_layer[i], wide) for i in layers]
             self._encoders: Any = _stack(rows)
         else:
             # A TopK's features depend on all others of their layer: whole encoders are kept.
@@ -157,7 +157,7 @@ def _zeroed(values: Array, tokens: Array, length: Array) -> Array:
     return jnp.where(real[:, None], values, 0.0)
 
 
-def _rows(transcoder: Transcoder, layer: int, features: list[int], wide: int) -> Encoder:
+def encoder_rows(transcoder: Transcoder, layer: int, features: list[int], wide: int) -> Encoder:
     """Return the encoder [P, D] of some features of a layer, padded with features of weight 0."""
     index = np.asarray(features)
     if transcoder.resident:
@@ -189,7 +189,8 @@ def _padded(rows: list[list[int]], size: int, wide: int) -> tuple[np.ndarray, np
     return tokens, length
 
 
-def _check_keys(transcoder: Transcoder, keys: Sequence[FeatureKey]) -> None:
+def check_keys(transcoder: Transcoder, keys: Sequence[FeatureKey]) -> None:
+    """Raise `InputError` for no feature, one given twice, or one that the transcoder lacks."""
     config = transcoder.config
     if not keys:
         raise InputError("no feature is given; name at least one.")

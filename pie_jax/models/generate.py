@@ -1,12 +1,13 @@
-"""Greedy generation with a cache of keys and values, plain or steered through one feature.
+"""Generation with a cache of keys and values, plain or steered through features.
 
 Shapes: B batch, T prompt positions, S positions of the cache, L layers, D model, G key/value heads,
-K head size, N new tokens.
+K head size, N new tokens, V vocabulary, C changed features.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +19,20 @@ from pie_jax.models.layers import scan_layers
 from pie_jax.models.transformer import KeyValues, Transformer, read_at, rotation
 
 
-class Steering(NamedTuple):
-    """A feature that is held at `target`: it reads layer `layer` and writes to the ones from there.
+@runtime_checkable
+class Steering(Protocol):
+    """What holds features at other activations; it stays the same pytree throughout."""
 
-    `weight` [D], `bias` and `threshold` its encoder (a ReLU's threshold is 0); `rows` [L, D] its
-    decoder rows by target layer, 0 where it does not write. BOS is left as it is, as everywhere.
-    `own(x)`, where it is given, returns the feature's activation [T] in place of that: a TopK's
-    depends on the other features of its layer.
-    """
+    def start(self, positions: int) -> Array:
+        """Return the state [C, T] of a run over so many positions before its first layer."""
+        ...
 
-    layer: Int[Array, ""]
-    weight: Float[Array, " D"]
-    bias: Float[Array, ""]
-    threshold: Float[Array, ""]
-    rows: Float[Array, "L D"]
-    target: Float[Array, ""]
-    own: Any = None
+    def step(self, read: Array, positions: Array, index: Array, state: Array) -> Any:
+        """Return the state after layer `index`, and what is added to its MLP's output [T, D].
 
-    def change(self, x: Float[Array, "T D"], positions: Int[Array, " T"]) -> Float[Array, " T"]:
-        """Return the change of activation [T] that brings the feature to `target` off BOS."""
-        if self.own is None:
-            pre = jnp.matmul(x, self.weight, precision=jax.lax.Precision.HIGHEST) + self.bias
-            activation = jnp.where(pre > self.threshold, pre, 0.0)
-        else:
-            activation = self.own(x)
-        return jnp.where(positions > 0, self.target - activation, 0.0)
+        `read` [T, D] is what features of the layer read at `positions` [T].
+        """
+        ...
 
 
 class Cache(NamedTuple):
@@ -64,25 +54,48 @@ def generate(
 ) -> Int[Array, "B N"]:
     """Return the likeliest continuation of every prompt, `new_tokens` ids each.
 
-    `tokens` are padded on the right, `length` [B] counts BOS; `site` is what the steered feature
-    reads (see `read_at`). What follows an end token is the caller's to cut off.
+    `tokens` are padded on the right, `length` [B] counts BOS; `site` is what steered
+    features read (see `read_at`). What follows an end token is the
+    caller's to cut off.
     """
 
+    def likeliest(logits: Array, _: Array) -> Array:
+        return jnp.argmax(logits)
+
     def one(tokens: Array, length: Array) -> Array:
-        cache = empty_cache(model, tokens.shape[0] + new_tokens)
-        residual, cache = extend(model, tokens, jnp.int32(0), cache, steering, site)
-        first = _likeliest(model, residual[length - 1])
-
-        def step(state: tuple[Array, Cache], offset: Array) -> tuple[tuple[Array, Cache], Array]:
-            token, cache = state
-            # The cache holds padding from `length` on, which new tokens replace before it is seen.
-            residual, cache = extend(model, token[None], length + offset, cache, steering, site)
-            return (_likeliest(model, residual[0]), cache), token
-
-        steps = jnp.arange(new_tokens, dtype=length.dtype)
-        return jax.lax.scan(step, (first, cache), steps)[1]
+        chosen = continued(model, tokens, length, steering, likeliest, new_tokens, site)
+        return chosen[0]
 
     return jax.vmap(one)(tokens, length)
+
+
+def continued(
+    model: Transformer,
+    tokens: Int[Array, " T"],
+    length: Int[Array, ""],
+    steering: Steering | None,
+    choose: Callable[[Array, Array], Array],
+    new_tokens: int,
+    site: str,
+) -> tuple[Int[Array, " N"], Float[Array, "N V"]]:
+    """Return new tokens of one prompt, and the logits that each was chosen from.
+
+    `choose(logits [V], i)` returns token i, the first of which is 0.
+    """
+    cache = empty_cache(model, tokens.shape[0] + new_tokens)
+    residual, cache = extend(model, tokens, jnp.int32(0), cache, steering, site)
+    logits = model.unembed(residual[length - 1][None])[0]
+
+    def step(state: tuple[Array, Cache], index: Array) -> tuple[tuple[Array, Cache], Any]:
+        logits, cache = state
+        token = choose(logits, index)
+        # The cache holds padding from `length` on, which new tokens replace before it is seen.
+        at = (length + index).astype(jnp.int32)
+        residual, cache = extend(model, token[None], at, cache, steering, site)
+        return (model.unembed(residual)[0], cache), (token, logits)
+
+    _, found = jax.lax.scan(step, (logits, cache), jnp.arange(new_tokens))
+    return found
 
 
 def empty_cache(model: Transformer, size: int) -> Cache:
@@ -110,7 +123,7 @@ def extend(
     sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
 
     def layer(carry, inputs):
-        x, change = carry
+        x, state = carry
         block, slides, keys, values, index = inputs
         mask = jnp.where(slides, local, causal)
         q, k, v = block.attention.project(block.attention_norm(x, FULL), turns.of(slides), FULL)
@@ -121,27 +134,11 @@ def extend(
         x = resid_mid + block.mlp_output(resid_mid, FULL)
         if steering is not None:
             read = read_at(site, block.mlp_norm, resid_mid)
-            change = _change(steering, read, positions, index, change)
-            x = x + change[:, None] * steering.rows[index]
-        return (x, change), (keys, values)
+            state, write = steering.step(read, positions, index, state)
+            x = x + write
+        return (x, state), (keys, values)
 
-    none = jnp.zeros(tokens.shape[0], jnp.float32)
+    none = None if steering is None else steering.start(tokens.shape[0])
     each = (sliding, *cache, jnp.arange(config.num_layers))
     (x, _), (keys, values) = scan_layers(layer, (model.embed(tokens), none), model.blocks, *each)
     return x, Cache(keys, values)
-
-
-def _change(
-    steering: Steering, read: Array, positions: Array, index: Array, change: Array
-) -> Float[Array, " T"]:
-    """Return the change of activation, computed in the feature's own layer and kept after it."""
-    if steering.own is None:
-        return jnp.where(index == steering.layer, steering.change(read, positions), change)
-    # Encoding the whole layer: in that layer alone.
-    return jax.lax.cond(
-        index == steering.layer, lambda: steering.change(read, positions), lambda: change
-    )
-
-
-def _likeliest(model: Transformer, residual: Float[Array, " D"]) -> Int[Array, ""]:
-    return jnp.argmax(model.unembed(residual[None])[0])

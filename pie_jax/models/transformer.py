@@ -132,17 +132,27 @@ class Attention(nnx.Module):
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
         """Return what the heads write, from the keys and values of all sources together."""
+        return self.mix(self.pattern(q, sources, rule), sources)
+
+    def pattern(
+        self, q: Float[Array, "T H K"], sources: Sequence[KeyValues], rule: GradientRule
+    ) -> Float[Array, "G R T S"]:
+        """Return how each of a group's R heads divides its attention over all sources."""
         config, g, dtype = self.config, self.config.num_kv_heads, self.query[...].dtype
         q = q.reshape(q.shape[0], g, config.num_heads // g, config.head_dim)
         scores = jnp.concatenate([_scores(q, source, config, dtype) for source in sources], -1)
-        pattern = rule.pattern(jax.nn.softmax(scores, axis=-1))
+        return rule.pattern(jax.nn.softmax(scores, axis=-1))
+
+    def mix(
+        self, pattern: Float[Array, "G R T S"], sources: Sequence[KeyValues]
+    ) -> Float[Array, "T D"]:
+        """Return what heads that attend by a pattern write."""
         ends = np.cumsum([source.mask.shape[-1] for source in sources])[:-1]
-        parts = jnp.split(pattern, ends, axis=-1)
-        z = jnp.zeros(q.shape, jnp.float32)
-        for part, source in zip(parts, sources, strict=True):
-            z = z + _einsum("grts,sgk->tgrk", part, source.values, dtype)
-        z = z.reshape(z.shape[0], config.num_heads, config.head_dim)
-        return _project("thk,hkd->td", z, self.output)
+        g, r, length = pattern.shape[:3]
+        z = jnp.zeros((length, g, r, self.config.head_dim), jnp.float32)
+        for part, source in zip(jnp.split(pattern, ends, axis=-1), sources, strict=True):
+            z = z + _einsum("grts,sgk->tgrk", part, source.values, self.query[...].dtype)
+        return _project("thk,hkd->td", z.reshape(length, g * r, -1), self.output)
 
 
 class Mlp(nnx.Module):
@@ -236,7 +246,7 @@ class Transformer(nnx.Module):
         config, length = self.config, tokens.shape[0]
         x = self.embed(tokens)
         turns = rotation(config, jnp.arange(length))
-        causal, local = _masks(config, length)
+        causal, local = attention_masks(config, length)
         sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
 
         def layer(x, inputs):
@@ -268,19 +278,32 @@ class Transformer(nnx.Module):
         self, residual: Float[Array, "T D"], rule: GradientRule = FULL
     ) -> Float[Array, "T V"]:
         """Turn the last residual stream at any positions into logits, float32."""
-        return self._logits(residual, self._unembedding_rows(), rule)
+        return self._logits(residual, self.unembedding_rows(), rule)
 
     def unembed_ids(
         self, residual: Float[Array, "T D"], ids: Int[Array, " I"], rule: GradientRule = FULL
     ) -> Float[Array, "T I"]:
         """Return the logits of a few words only, float32."""
-        return self._logits(residual, take_rows(self._unembedding_rows(), ids), rule)
+        return self._logits(residual, take_rows(self.unembedding_rows(), ids), rule)
 
-    def _unembedding_rows(self) -> Float[Array, "V D"]:
+    def unembedding_rows(self) -> Float[Array, "V D"]:
+        """Return what the last stream is multiplied with, one row a token."""
         return (self.embedding if self.unembedding is None else self.unembedding)[...]
 
     def _logits(self, residual: Array, rows: Array, rule: GradientRule) -> Array:
-        logits = _einsum("td,vd->tv", self.final_norm(residual, rule), rows, rows.dtype)
+        return self.softcapped(self._uncapped(residual, rows, rule))
+
+    def _uncapped(self, residual: Array, rows: Array, rule: GradientRule) -> Array:
+        return _einsum("td,vd->tv", self.final_norm(residual, rule), rows, rows.dtype)
+
+    def uncapped_logits(
+        self, residual: Float[Array, "T D"], rule: GradientRule = FULL
+    ) -> Float[Array, "T V"]:
+        """Return logits before the final softcap, float32; without one they are the logits."""
+        return self._uncapped(residual, self.unembedding_rows(), rule)
+
+    def softcapped(self, logits: Float[Array, "*T V"]) -> Float[Array, "*T V"]:
+        """Apply the final softcap, if there is one."""
         cap = self.config.final_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
@@ -297,12 +320,14 @@ class Transformer(nnx.Module):
         return Outputs(logits, streams.resid_mid, streams.mlp_out)
 
 
-def read_at(site: str, mlp_norm: Norm, resid_mid: Float[Array, "T D"]) -> Float[Array, "T D"]:
+def read_at(
+    site: str, mlp_norm: Norm, resid_mid: Float[Array, "*T D"], rule: GradientRule = FULL
+) -> Float[Array, "*T D"]:
     """Return what a transcoder reads in one layer: `resid_mid`, the MLP's input `mlp_in`, or
     `ln2_normalized`, that input before the norm's weight."""
     if site == "resid_mid":
         return resid_mid
-    return mlp_norm(resid_mid, FULL) if site == "mlp_in" else mlp_norm.normalized(resid_mid, FULL)
+    return mlp_norm(resid_mid, rule) if site == "mlp_in" else mlp_norm.normalized(resid_mid, rule)
 
 
 def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Turns:
@@ -335,7 +360,8 @@ def parameter_count(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in leaves)
 
 
-def _masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
+def attention_masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
+    """Return which positions queries see in layers that see everything and in sliding ones."""
     distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
     causal = distance >= 0
     if config.sliding_window is None:

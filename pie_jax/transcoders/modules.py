@@ -6,7 +6,6 @@ Shapes: T positions, L layers, D model, F features a layer, W target layers of a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,16 +61,6 @@ class Encoder(nnx.Module):
         values, index = top_activations(weight, bias, x[None], self.top.k, self.top.relu)
         same = index[0, :, :, None] == features
         return jnp.where(same, values[0, :, :, None], 0.0).sum(axis=1)
-
-
-class OfTop(NamedTuple):
-    """One feature of a TopK encoder: called, it returns its activations at inputs [T, D]."""
-
-    encoder: Encoder
-    feature: Int[Array, ""]
-
-    def __call__(self, x: Float[Array, "T D"]) -> Float[Array, " T"]:
-        return self.encoder.some(x, self.feature[None])[:, 0]
 
 
 class CrossLayerTranscoder(nnx.Module):

@@ -132,7 +132,10 @@ def test_a_defect_is_exit_code_1_and_debug_shows_where(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-COMMANDS = ("run", "plan", "prune", "examples", "interpret", "evaluate", "report", "train-clt")
+COMMANDS = (
+    *("run", "plan", "prune", "examples", "interpret", "evaluate", "report", "train-clt"),
+    *("check", "intervene"),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -56,7 +56,16 @@ class SlowTransformer:
 
     def norm(self, x: np.ndarray, name: str) -> np.ndarray:
         weight = self.tensors[name] + (1 if self.gemma else 0)
-        return x / math.sqrt((x @ x) / len(x) + self.raw["rms_norm_eps"]) * weight
+        return x / self.size(x) * weight
+
+    def size(self, x: np.ndarray) -> float:
+        """Return what a norm divides by."""
+        return math.sqrt((x @ x) / len(x) + self.raw["rms_norm_eps"])
+
+    def pattern(self, scores: np.ndarray) -> np.ndarray:
+        """Return how a head at one position attends."""
+        weights = np.exp(scores - scores.max())
+        return weights / weights.sum()
 
     def attend(self, stream: list[np.ndarray], layer: int) -> list[np.ndarray]:
         """Return the stream [T][D] after a layer's attention."""
@@ -82,8 +91,7 @@ class SlowTransformer:
                 scores = np.array([queries[t][head] @ keys[s][group] * scale for s in seen])
                 if cap:
                     scores = cap * np.tanh(scores / cap)
-                weights = np.exp(scores - scores.max())
-                weights /= weights.sum()
+                weights = self.pattern(scores)
                 parts = (w * values[s][group] for w, s in zip(weights, seen, strict=True))
                 outputs.append(sum(parts))
             attended = self.tensors[prefix + "self_attn.o_proj.weight"] @ np.concatenate(outputs)
