@@ -236,7 +236,7 @@ class Transformer(nnx.Module):
         config, length = self.config, tokens.shape[0]
         x = self.embed(tokens)
         turns = rotation(config, jnp.arange(length))
-        causal, local = _masks(config, length)
+        causal, local = attention_masks(config, length)
         sliding = jnp.asarray(config.sliding_layers or (False,) * config.num_layers)
 
         def layer(x, inputs):
@@ -268,15 +268,16 @@ class Transformer(nnx.Module):
         self, residual: Float[Array, "T D"], rule: GradientRule = FULL
     ) -> Float[Array, "T V"]:
         """Turn the last residual stream at any positions into logits, float32."""
-        return self._logits(residual, self._unembedding_rows(), rule)
+        return self._logits(residual, self.unembedding_rows(), rule)
 
     def unembed_ids(
         self, residual: Float[Array, "T D"], ids: Int[Array, " I"], rule: GradientRule = FULL
     ) -> Float[Array, "T I"]:
         """Return the logits of a few words only, float32."""
-        return self._logits(residual, take_rows(self._unembedding_rows(), ids), rule)
+        return self._logits(residual, take_rows(self.unembedding_rows(), ids), rule)
 
-    def _unembedding_rows(self) -> Float[Array, "V D"]:
+    def unembedding_rows(self) -> Float[Array, "V D"]:
+        """Return what the last stream is multiplied with, one row a token."""
         return (self.embedding if self.unembedding is None else self.unembedding)[...]
 
     def _logits(self, residual: Array, rows: Array, rule: GradientRule) -> Array:
@@ -297,12 +298,14 @@ class Transformer(nnx.Module):
         return Outputs(logits, streams.resid_mid, streams.mlp_out)
 
 
-def read_at(site: str, mlp_norm: Norm, resid_mid: Float[Array, "T D"]) -> Float[Array, "T D"]:
+def read_at(
+    site: str, mlp_norm: Norm, resid_mid: Float[Array, "*T D"], rule: GradientRule = FULL
+) -> Float[Array, "*T D"]:
     """Return what a transcoder reads in one layer: `resid_mid`, the MLP's input `mlp_in`, or
     `ln2_normalized`, that input before the norm's weight."""
     if site == "resid_mid":
         return resid_mid
-    return mlp_norm(resid_mid, FULL) if site == "mlp_in" else mlp_norm.normalized(resid_mid, FULL)
+    return mlp_norm(resid_mid, rule) if site == "mlp_in" else mlp_norm.normalized(resid_mid, rule)
 
 
 def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Turns:
@@ -335,7 +338,8 @@ def parameter_count(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in leaves)
 
 
-def _masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
+def attention_masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
+    """Return which positions [T, T] a query sees in layers that see everything, and in sliding ones."""
     distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
     causal = distance >= 0
     if config.sliding_window is None:

@@ -1,0 +1,136 @@
+"""What is active on a prompt, what it writes, and what its encoders read.
+
+Shapes: N active features, S selected ones, L layers, T positions, D model, K chunks of C slots,
+R table rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from pie_jax.buckets import coarse, multiple
+from pie_jax.graph.frozen import Point, Sources, errors
+from pie_jax.kernels import Writes
+from pie_jax.kernels.slices import take_rows
+from pie_jax.programs import program
+from pie_jax.prune.occurrences import OccurrenceFinder, read_rows
+from pie_jax.transcoders.stored import Transcoder
+
+_LEAST_FEATURES, _LEAST_ROWS = 64, 64
+_CHUNKS = (8, 128)
+
+
+@dataclass(frozen=True)
+class Active:
+    """The active features of a prompt, [N] each, by layer, position and feature; the `table` of
+    their decoder rows [R, D] and where in it their `writes` are [N]; the MLPs' `error` [L, T, D]
+    and the affine `skip` [L, D, D] (out, in), if there is one."""
+
+    layer: np.ndarray
+    position: np.ndarray
+    feature: np.ndarray
+    activation: np.ndarray
+    table: Array
+    writes: Writes
+    error: Array
+    skip: Array | None
+
+    @property
+    def count(self) -> int:
+        """Return N."""
+        return len(self.layer)
+
+
+def read_active(
+    transcoder: Transcoder, finder: OccurrenceFinder, at: Point, length: int
+) -> Active:
+    """Encode a prompt of `length` tokens, and read every needed decoder row once."""
+    found = finder.find(at.inputs[None], None, np.array([length], np.int32))
+    rows = read_rows(transcoder, found)
+    one: Writes = jax.tree.map(lambda array: array[0], rows.writes)
+    skip = jnp.stack([transcoder.skip(i) for i in range(len(transcoder.skips))]) if (
+        transcoder.config.has_skip
+    ) else None
+    error = errors(
+        at, np.int32(length), rows.table, rows.tiles, one, found.clean[0], transcoder.bias, skip
+    )
+    real = slice(0, int(found.count[0]))
+    return Active(
+        found.layer[0, real],
+        found.position[0, real],
+        found.feature[0, real],
+        found.clean[0, real],
+        rows.table,
+        jax.tree.map(lambda array: np.asarray(array)[real], one),
+        error,
+        skip,
+    )
+
+
+def in_chunks(
+    active: Active, members: Int[np.ndarray, " S"], length: int
+) -> tuple[Sources, Int[np.ndarray, " S"]]:
+    """Return some features in chunks of one position each, and the slot of each of them.
+
+    The sizes follow from `length` T and the class of S alone.
+    """
+    size = coarse(len(members), _LEAST_FEATURES, 2)
+    each = min(max(coarse(size // length, _CHUNKS[0], 2), _CHUNKS[0]), _CHUNKS[1])
+    chunks = multiple(size, each) // each + length
+    position = active.position[members]
+    order = np.argsort(position, kind="stable")
+    counts = np.bincount(position, minlength=length)
+    filled = -(-counts // each)
+    first = np.cumsum(filled) - filled
+    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[position[order]]
+    slot = np.empty(len(members), np.int64)
+    slot[order] = first[position[order]] * each + rank
+
+    def spread(values: np.ndarray, empty: int | float) -> np.ndarray:
+        out = np.full(chunks * each, empty, values.dtype)
+        out[slot] = values
+        return out
+
+    here: Any = jax.tree.map(lambda array: array[members], active.writes)
+    # Empty slots write from layer 1 to layer 0.
+    writes = Writes(
+        spread(here.start, 0),
+        spread(here.first, 1),
+        spread(here.last, 0),
+        spread(here.position, 0),
+        spread(here.stride, 1),
+    )
+    where = np.zeros(chunks, np.int32)
+    where[: filled.sum()] = np.repeat(np.arange(length, dtype=np.int32), filled)
+    activation = spread(active.activation[members], 0.0)
+    sources = Sources(writes, activation, where)  # type: ignore[arg-type]
+    return jax.tree.map(jnp.asarray, sources), slot
+
+
+def encoder_rows(
+    transcoder: Transcoder, layer: Int[np.ndarray, " S"], feature: Int[np.ndarray, " S"]
+) -> Float[np.ndarray, "S D"]:
+    """Return what features read, in float32: of encoders on disk, these rows alone are read."""
+    out = np.empty((len(layer), transcoder.config.d_model), np.float32)
+    counts = np.bincount(layer, minlength=transcoder.config.num_layers)
+    padded = np.zeros(coarse(int(counts.max(initial=0)), _LEAST_ROWS), np.int32)
+    for index in np.flatnonzero(counts):
+        here = layer == index
+        if transcoder.resident or transcoder.restore_encoder is not None:
+            padded[: counts[index]] = feature[here]
+            weight = transcoder.encoder(int(index)).weight[...]
+            out[here] = np.asarray(_taken(weight, padded))[: counts[index]]
+        else:
+            out[here] = transcoder.encoder_arrays[int(index)].weight[feature[here]]
+    return out
+
+
+@program()
+def _taken(weight: Float[Array, "F D"], index: Int[Array, " n"]) -> Float[Array, "n D"]:
+    return take_rows(weight, index).astype(jnp.float32)
