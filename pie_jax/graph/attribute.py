@@ -85,7 +85,8 @@ def attribute(
         feature=active.feature[selected],
         activation=active.activation[selected],
         targets=found,
-        rows=rows,
+        # Nothing reads a target.
+        rows=np.pad(rows, ((0, 0), (0, len(found)))),
     )
 
 
@@ -197,8 +198,8 @@ def _grow(
     weights: Float[np.ndarray, " K"],
     features: int | Sequence[Place] | None,
     update: int,
-) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, "S+K N"]]:
-    """Return which active features are nodes, and the graph's rows."""
+) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, "S+K S+L*T+T"]]:
+    """Return which active features are nodes, and the effects on them and on the targets."""
     count = work.active.count
     every = np.arange(count)
     if isinstance(features, int) and features < 0:

@@ -66,9 +66,7 @@ class Effects(NamedTuple):
 
 
 @program("site")
-def point(
-    model: Transformer, tokens: Int[Array, " T"], length: Int[Array, ""], site: str
-) -> Point:
+def point(model: Transformer, tokens: Int[Array, " T"], length: Int[Array, ""], site: str) -> Point:
     """Run a prompt of `length` tokens, padded to T."""
     streams = model.streams(tokens)
     after = streams.resid_mid + streams.mlp_out
@@ -156,11 +154,15 @@ def effects(
             return read_at(site, block.mlp_norm, resid_mid, FROZEN)
 
         def attend(x: Array) -> Array:
-            attended = block.attention(block.attention_norm(x, FROZEN), turns.of(slides), mask, FROZEN)
+            attended = block.attention(
+                block.attention_norm(x, FROZEN), turns.of(slides), mask, FROZEN
+            )
             return block.add_attention(x, attended, FROZEN)
 
         if skip is not None:
-            through = jax.vjp(lambda x: skip_write(slice_rows(skip, layer, 1)[0], read(x)), at.resid_mid[layer])[1]
+            through = jax.vjp(
+                lambda x: skip_write(slice_rows(skip, layer, 1)[0], read(x)), at.resid_mid[layer]
+            )[1]
             cotangent = cotangent + jax.vmap(lambda y: through(y)[0])(cotangent)
         cotangent = inject(layer, at.resid_mid[layer], read, cotangent)
         pull = jax.vjp(attend, at.entering[layer])[1]

@@ -11,9 +11,7 @@ from jaxtyping import Float, Int
 from pie_jax.errors import PieError
 
 
-def normalised(
-    rows: Float[np.ndarray, "Q N"], least: float
-) -> Float[np.ndarray, "Q N"]:
+def normalised(rows: Float[np.ndarray, "Q N"], least: float) -> Float[np.ndarray, "Q N"]:
     """Return the shares of each row's absolute values; `least` bounds their sum from below."""
     shares = np.abs(rows)
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), np.float32(least))

@@ -47,16 +47,16 @@ class Active:
         return len(self.layer)
 
 
-def read_active(
-    transcoder: Transcoder, finder: OccurrenceFinder, at: Point, length: int
-) -> Active:
+def read_active(transcoder: Transcoder, finder: OccurrenceFinder, at: Point, length: int) -> Active:
     """Encode a prompt of `length` tokens, and read every needed decoder row once."""
     found = finder.find(at.inputs[None], None, np.array([length], np.int32))
     rows = read_rows(transcoder, found)
     one: Writes = jax.tree.map(lambda array: array[0], rows.writes)
-    skip = jnp.stack([transcoder.skip(i) for i in range(len(transcoder.skips))]) if (
-        transcoder.config.has_skip
-    ) else None
+    skip = (
+        jnp.stack([transcoder.skip(i) for i in range(len(transcoder.skips))])
+        if (transcoder.config.has_skip)
+        else None
+    )
     error = errors(
         at, np.int32(length), rows.table, rows.tiles, one, found.clean[0], transcoder.bias, skip
     )
@@ -92,10 +92,10 @@ def in_chunks(
     slot = np.empty(len(members), np.int64)
     slot[order] = first[position[order]] * each + rank
 
-    def spread(values: np.ndarray, empty: int | float) -> np.ndarray:
+    def spread(values: np.ndarray, empty: int | float) -> Array:
         out = np.full(chunks * each, empty, values.dtype)
         out[slot] = values
-        return out
+        return jnp.asarray(out)
 
     here: Any = jax.tree.map(lambda array: array[members], active.writes)
     # Empty slots write from layer 1 to layer 0.
@@ -109,8 +109,7 @@ def in_chunks(
     where = np.zeros(chunks, np.int32)
     where[: filled.sum()] = np.repeat(np.arange(length, dtype=np.int32), filled)
     activation = spread(active.activation[members], 0.0)
-    sources = Sources(writes, activation, where)  # type: ignore[arg-type]
-    return jax.tree.map(jnp.asarray, sources), slot
+    return Sources(writes, activation, jnp.asarray(where)), slot
 
 
 def encoder_rows(

@@ -48,7 +48,7 @@ def find_targets(
     if len(targets) == 0:
         raise InputError("targets: the list is empty; give a token or a direction, or leave it out")
     if any(isinstance(one, tuple) for one in targets):
-        return _directions(model, [Direction(*one) for one in targets])  # type: ignore[misc]
+        return _directions(model, [_direction(one) for one in targets])
     ids = [_token_id(model, one) for one in targets]  # type: ignore[arg-type]
     if not isinstance(targets, tuple):
         return _tokens(model, ids, probability)
@@ -58,7 +58,7 @@ def find_targets(
             "list for single tokens"
         )
     named, vectors = _tokens(model, ids, probability)
-    label = f"{named[0].label} − {named[1].label}"  # noqa: RUF001
+    label = f"{named[0].label} − {named[1].label}"
     return (Target(label, None, 1.0),), (vectors[0] - vectors[1])[None]
 
 
@@ -99,6 +99,14 @@ def _directions(
         vectors.append(vector)
     found = (Target(one.label, None, float(one.weight)) for one in directions)
     return tuple(found), np.stack(vectors)
+
+
+def _direction(given: object) -> Direction:
+    if not isinstance(given, tuple) or len(given) != 3 or not isinstance(given[0], str):
+        raise InputError(
+            f"targets: {given!r} is not a direction; give its label, weight and vector"
+        )
+    return Direction(*given)
 
 
 def _token_id(model: LanguageModel, answer: str | int) -> int:

@@ -339,7 +339,7 @@ def parameter_count(config: ModelConfig) -> int:
 
 
 def attention_masks(config: ModelConfig, length: int) -> tuple[Array, Array]:
-    """Return which positions [T, T] a query sees in layers that see everything, and in sliding ones."""
+    """Return which positions queries see in layers that see everything and in sliding ones."""
     distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
     causal = distance >= 0
     if config.sliding_window is None:
