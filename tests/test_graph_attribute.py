@@ -50,8 +50,8 @@ def test_rows_are_what_doubling_changes(case: str, tmp_path: Path):
     errors[:, 0] = 0
     active = np.argwhere(np.asarray(module.encode(inputs)) != 0)
     active = active[active[:, 1] > 0]
-    places = np.stack([graph.layer, graph.position, graph.feature], axis=1)
-    np.testing.assert_array_equal(places, active)
+    found = np.stack([graph.layer, graph.position, graph.feature], axis=1)
+    np.testing.assert_array_equal(found, active)
     assert len(active) > 20
     vectors = logit_rows(model, [target.token for target in graph.targets])
     assert graph.rows.shape == (len(active) + len(vectors), graph.node_count)
@@ -94,23 +94,22 @@ def test_targets(llama):
     held = np.array([target.probability for target in likely.targets])
     assert held.sum() >= 0.9 > held[:-1].sum()
     assert (np.diff(held) <= 0).all()
-    chosen = attribute(model, transcoder, PROMPT, targets=["w4", 8], features=likely_places(likely))
-    assert [(one.label, one.token) for one in chosen.targets] == [("w4", 4), ("w8", 8)]
-    pair = attribute(
-        model, transcoder, PROMPT, targets=("w4", "w8"), features=likely_places(likely)
-    )
+    nodes = places(likely)
+    chosen = attribute(model, transcoder, PROMPT, targets=["w4", 8], features=nodes)
+    assert [(one.label, one.token) for one in chosen.targets] == [(" w4", 4), (" w8", 8)]
+    pair = attribute(model, transcoder, PROMPT, targets=("w4", "w8"), features=nodes)
     assert pair.targets == (Target("w4 − w8", None, 1.0),)
     np.testing.assert_allclose(
         pair.rows[-1, :-1], chosen.rows[-2, :-2] - chosen.rows[-1, :-2], atol=1e-5
     )
     vectors = logit_rows(model, [4, 8])
     given = [Direction("one", 0.5, vectors[0] - vectors[1])]
-    same = attribute(model, transcoder, PROMPT, targets=given, features=likely_places(likely))
+    same = attribute(model, transcoder, PROMPT, targets=given, features=nodes)
     np.testing.assert_allclose(same.rows, pair.rows, atol=1e-5)
     assert same.targets == (Target("one", None, 0.5),)
 
 
-def likely_places(graph):
+def places(graph):
     return list(zip(graph.layer, graph.position, graph.feature, strict=True))
 
 
@@ -178,7 +177,7 @@ def test_a_graph_without_features(llama):
         ({"prompt": ""}, r"prompt: 1 tokens with BOS; a graph needs 2 to the model's 64"),
         ({"prompt": [1, 40]}, "prompt: token 40 is not one of the model's, 0 to 39"),
         ({"targets": []}, "targets: the list is empty"),
-        ({"targets": ["w4 w5"]}, r"target 'w4 w5' is 2 tokens, \['w4', 'w5'\]"),
+        ({"targets": ["w4 w5"]}, r"target 'w4 w5' is 2 tokens, \[' w4', ' w5'\]"),
         ({"targets": [77]}, "target 77: the model has tokens 0 to 39"),
         ({"targets": ("w4", "w4")}, "a pair holds a target and another token"),
         ({"targets": [("a", 1.0, np.zeros(3))]}, r"direction 'a' has the shape \(3,\)"),

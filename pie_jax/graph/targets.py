@@ -58,7 +58,7 @@ def find_targets(
             "list for single tokens"
         )
     named, vectors = _tokens(model, ids, probability)
-    label = f"{named[0].label} − {named[1].label}"
+    label = f"{named[0].label.strip()} − {named[1].label.strip()}"
     return (Target(label, None, 1.0),), (vectors[0] - vectors[1])[None]
 
 
