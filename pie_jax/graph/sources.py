@@ -30,7 +30,7 @@ _CHUNKS = (8, 128)
 class Active:
     """The active features of a prompt, [N] each, by layer, position and feature; the `table` of
     their decoder rows [R, D] and where in it their `writes` are [N]; the MLPs' `error` [L, T, D]
-    and the affine `skip` [L, D, D] (out, in), if there is one."""
+    and the affine `skip` [L, D, D] (out, in), if there is one. `size` is the class of N."""
 
     layer: np.ndarray
     position: np.ndarray
@@ -40,6 +40,7 @@ class Active:
     writes: Writes
     error: Array
     skip: Array | None
+    size: int
 
     @property
     def count(self) -> int:
@@ -70,6 +71,7 @@ def read_active(transcoder: Transcoder, finder: OccurrenceFinder, at: Point, len
         jax.tree.map(lambda array: np.asarray(array)[real], one),
         error,
         skip,
+        found.layer.shape[1],
     )
 
 
@@ -78,9 +80,11 @@ def in_chunks(
 ) -> tuple[Sources, Int[np.ndarray, " S"]]:
     """Return some features in chunks of one position each, and the slot of each of them.
 
-    The sizes follow from `length` T and the class of S alone.
+    The sizes follow from `length` T and the classes of S and N alone.
     """
-    size = coarse(len(members), _LEAST_FEATURES, 2)
+    size = min(coarse(len(members), _LEAST_FEATURES, 2), active.size)
+    if len(members) == active.count:
+        size = active.size
     each = min(max(coarse(size // length, _CHUNKS[0], 2), _CHUNKS[0]), _CHUNKS[1])
     chunks = multiple(size, each) // each + length
     position = active.position[members]
