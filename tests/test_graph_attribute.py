@@ -151,6 +151,15 @@ def test_a_second_prompt_compiles_nothing(llama):
     assert [one.count() for one in (frozen.point, frozen.effects, frozen.errors)] == before
 
 
+def test_sources_are_multiplied_in_groups(llama, monkeypatch: pytest.MonkeyPatch):
+    model, transcoder = llama
+    whole = attribute(model, transcoder, PROMPT)
+    monkeypatch.setattr("pie_jax.graph.sources._ROW_BYTES", {"cpu": 1 << 11})
+    # Positions without features are in other groups than those with many.
+    parts = attribute(model, transcoder, PROMPT)
+    np.testing.assert_allclose(parts.rows, whole.rows, atol=1e-5)
+
+
 def test_ids_are_taken_as_they_are(llama):
     model, transcoder = llama
     ids = model.tokenizer.encode(PROMPT)

@@ -4,7 +4,8 @@ Attention patterns, the scales of norms and the MLPs' outputs are constants; a l
 What is left is linear: a row of a graph is one cotangent that goes down through the layers, and at
 each of them is multiplied with what is written there.
 
-Shapes: T positions, L layers, D model, B targets of a batch, K chunks of C features, R table rows.
+Shapes: T positions, L layers, D model, B targets of a batch, R table rows; G chunks of C features
+are multiplied side by side, P such groups one after another.
 """
 
 from __future__ import annotations
@@ -40,12 +41,33 @@ class Point(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """Features that write, in chunks of one position each: `writes` and `activation` [K C] and the
-    chunks' `position` [K]; slots of no feature write to no layer."""
+    """Features that write, in chunks of one position each: `writes` and `activation` [P, G C] and
+    the chunks' `position` [P, G]; slots of no feature write to no layer, and there are none from
+    the group `filled` on."""
 
     writes: Writes
-    activation: Float[Array, " KC"]
-    position: Int[Array, " K"]
+    activation: Float[Array, "P GC"]
+    position: Int[Array, "P G"]
+    filled: Int[Array, ""]
+
+    def product(
+        self,
+        table: Float[Array, "R D"],
+        layer: Int[Array, ""],
+        gradient: Float[Array, "B T D"],
+        before: Float[Array, "P G B C"],
+    ) -> Float[Array, "P G B C"]:
+        """Return the sum of `before` and <what is written to a layer, gradient> of every slot."""
+        chunks = self.position.shape[1]
+
+        def add(index: Array, total: Array) -> Array:
+            writes = jax.tree.map(lambda array: array[index], self.writes)
+            rows = writes.rows(table, layer) * self.activation[index][:, None]
+            rows = rows.reshape(chunks, -1, rows.shape[-1])
+            here = _product("bgd,gcd->gbc", gradient[:, self.position[index]], rows)
+            return total.at[index].add(here)
+
+        return jax.lax.fori_loop(0, self.filled, add, before)
 
 
 class Injected(NamedTuple):
@@ -60,7 +82,7 @@ class Injected(NamedTuple):
 class Effects(NamedTuple):
     """Effects on a batch of targets: of features by slot, of errors, and of token embeddings."""
 
-    features: Float[Array, "B KC"]
+    features: Float[Array, "B PGC"]
     errors: Float[Array, "B L T"]
     tokens: Float[Array, "B T"]
 
@@ -127,7 +149,7 @@ def effects(
     Layers above the highest target are not run.
     """
     layers, length, _ = at.resid_mid.shape
-    batch, chunks = len(injected.layer), len(sources.position)
+    batch, groups = len(injected.layer), sources.position.shape
     config = model.config
     turns = rotation(config, jnp.arange(length))
     causal, local = attention_masks(config, length)
@@ -145,9 +167,7 @@ def effects(
         layer = top - step
         block, slides = layer_of(model.blocks, layer), sliding[layer]
         mask = jnp.where(slides, local, causal)
-        rows = sources.writes.rows(table, layer) * sources.activation[:, None]
-        rows = rows.reshape(chunks, -1, rows.shape[-1])
-        features = features + _product("bkd,kcd->kbc", cotangent[:, sources.position], rows)
+        features = sources.product(table, layer, cotangent, features)
         by_error = by_error.at[layer].set(_product("btd,td->bt", cotangent, error[layer]))
 
         def read(resid_mid: Array) -> Array:
@@ -175,15 +195,15 @@ def effects(
         lambda x: model.final_norm(x, FROZEN),
         jnp.zeros((batch, *at.residual.shape), jnp.float32),
     )
-    size = sources.activation.shape[0] // chunks
+    size = sources.activation.shape[1] // groups[1]
     carry = (
         start,
-        jnp.zeros((chunks, batch, size), jnp.float32),
+        jnp.zeros((*groups, batch, size), jnp.float32),
         jnp.zeros((layers, batch, length), jnp.float32),
     )
     cotangent, features, by_error = jax.lax.fori_loop(0, top + 1, down, carry)
     return Effects(
-        features.swapaxes(0, 1).reshape(batch, -1),
+        features.transpose(2, 0, 1, 3).reshape(batch, -1),
         by_error.swapaxes(0, 1),
         _product("btd,td->bt", cotangent, at.embedded),
     )

@@ -1,7 +1,6 @@
 """What is active on a prompt, what it writes, and what its encoders read.
 
-Shapes: N active features, S selected ones, L layers, T positions, D model, K chunks of C slots,
-R table rows.
+Shapes: N active features, S selected ones, L layers, T positions, D model, R table rows.
 """
 
 from __future__ import annotations
@@ -24,6 +23,11 @@ from pie_jax.transcoders.stored import Transcoder
 
 _LEAST_FEATURES, _LEAST_ROWS = 64, 64
 _CHUNKS = (8, 128)
+# Of all active features classes are coarse up to here, so that prompts share programs.
+_COARSE = 8192
+# Rows that are multiplied side by side: on a CPU they stay in its caches.
+_ROW_BYTES = {"cpu": 16 << 20}
+_FASTER = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,12 @@ def in_chunks(
     """
     size = min(coarse(len(members), _LEAST_FEATURES, 2), active.size)
     if len(members) == active.count:
-        size = active.size
+        size = min(coarse(len(members), _COARSE, 2), active.size)
     each = min(max(coarse(size // length, _CHUNKS[0], 2), _CHUNKS[0]), _CHUNKS[1])
     chunks = multiple(size, each) // each + length
+    room = _ROW_BYTES.get(jax.default_backend(), _FASTER)
+    beside = max(1, min(room // (4 * each * active.table.shape[1]), chunks))
+    groups = -(-chunks // beside)
     position = active.position[members]
     order = np.argsort(position, kind="stable")
     counts = np.bincount(position, minlength=length)
@@ -97,9 +104,9 @@ def in_chunks(
     slot[order] = first[position[order]] * each + rank
 
     def spread(values: np.ndarray, empty: int | float) -> Array:
-        out = np.full(chunks * each, empty, values.dtype)
+        out = np.full(groups * beside * each, empty, values.dtype)
         out[slot] = values
-        return jnp.asarray(out)
+        return jnp.asarray(out.reshape(groups, -1))
 
     here: Any = jax.tree.map(lambda array: array[members], active.writes)
     # Empty slots write from layer 1 to layer 0.
@@ -110,10 +117,11 @@ def in_chunks(
         spread(here.position, 0),
         spread(here.stride, 1),
     )
-    where = np.zeros(chunks, np.int32)
+    where = np.zeros(groups * beside, np.int32)
     where[: filled.sum()] = np.repeat(np.arange(length, dtype=np.int32), filled)
     activation = spread(active.activation[members], 0.0)
-    return Sources(writes, activation, jnp.asarray(where)), slot
+    used = jnp.int32(-(-int(filled.sum()) // beside))
+    return Sources(writes, activation, jnp.asarray(where.reshape(groups, -1)), used), slot
 
 
 def encoder_rows(
