@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from graph_helpers import FrozenRun, doubled, tiny
 
+import pie_jax
 from pie_jax.errors import InputError
 from pie_jax.graph import frozen
 from pie_jax.graph.attribute import attribute
@@ -158,6 +160,23 @@ def test_sources_are_multiplied_in_groups(llama, monkeypatch: pytest.MonkeyPatch
     # Positions without features are in other groups than those with many.
     parts = attribute(model, transcoder, PROMPT)
     np.testing.assert_allclose(parts.rows, whole.rows, atol=1e-5)
+
+
+def test_numbers_of_features(llama):
+    model, transcoder = llama
+    every = attribute(model, transcoder, PROMPT)
+    assert (
+        pie_jax.attribution_graph(model, transcoder, PROMPT, features=np.int64(5)).layer.size == 5
+    )
+    more = attribute(model, transcoder, PROMPT, features=10**6)
+    np.testing.assert_array_equal(more.rows, every.rows)
+
+
+def test_a_mesh_is_refused(llama):
+    model, transcoder = llama
+    mesh = pie_jax.make_mesh({"data": jax.device_count()})
+    with pytest.raises(InputError, match="run on one device"):
+        attribute(model, replace(transcoder, mesh=mesh), PROMPT)
 
 
 def test_ids_are_taken_as_they_are(llama):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -202,14 +203,16 @@ def _grow(
     """Return which active features are nodes, and the effects on them and on the targets."""
     count = work.active.count
     every = np.arange(count)
-    if isinstance(features, int) and features < 0:
-        raise InputError(f"features {features}: at least 0")
     if update < 1:
         raise InputError(f"update {update}: at least 1")
-    if not isinstance(features, int) or features >= count:
-        chosen = _places(work.active, features) if isinstance(features, Iterable) else every
+    if features is None or not isinstance(features, Integral):
+        chosen = every if features is None else _places(work.active, features)
         parts = (work.feature_rows(chosen, chosen), work.target_rows(vectors, chosen))
         return chosen, np.concatenate(parts)
+    if features < 0:
+        raise InputError(f"features {features}: at least 0")
+    if features >= count:
+        return _grow(work, vectors, weights, None, update)
     # By influence: rows of what is known so far, with all active features as columns.
     rows = work.target_rows(vectors, every)
     visited = np.empty(0, np.int64)
