@@ -5,9 +5,10 @@ Shapes: T positions, L layers, D model, S feature nodes, K targets, N nodes, A a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -205,20 +206,20 @@ def _grow(
     every = np.arange(count)
     if update < 1:
         raise InputError(f"update {update}: at least 1")
-    if features is None or not isinstance(features, Integral):
-        chosen = every if features is None else _places(work.active, features)
+    if features is None or not isinstance(features, SupportsIndex):
+        wanted = count
+    elif (wanted := operator.index(features)) < 0:
+        raise InputError(f"features {features}: at least 0")
+    if wanted >= count:
+        chosen = _places(work.active, features) if isinstance(features, Iterable) else every
         parts = (work.feature_rows(chosen, chosen), work.target_rows(vectors, chosen))
         return chosen, np.concatenate(parts)
-    if features < 0:
-        raise InputError(f"features {features}: at least 0")
-    if features >= count:
-        return _grow(work, vectors, weights, None, update)
     # By influence: rows of what is known so far, with all active features as columns.
     rows = work.target_rows(vectors, every)
     visited = np.empty(0, np.int64)
     while True:
-        best = _best(rows, weights, visited, count)[: min(update, features - len(visited))]
-        last = len(visited) + len(best) == features
+        best = _best(rows, weights, visited, count)[: min(update, wanted - len(visited))]
+        last = len(visited) + len(best) == wanted
         selected = np.sort(np.concatenate([visited, best])) if last else every
         new = work.feature_rows(best, selected)
         if last:
