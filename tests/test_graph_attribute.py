@@ -168,6 +168,9 @@ def test_numbers_of_features(llama):
     assert (
         pie_jax.attribution_graph(model, transcoder, PROMPT, features=np.int64(5)).layer.size == 5
     )
+    given = np.stack([every.layer, every.position, every.feature], axis=1)[[9, 2, 9]]
+    named = attribute(model, transcoder, PROMPT, features=given)
+    assert places(named) == [tuple(given[1]), tuple(given[0])]
     more = attribute(model, transcoder, PROMPT, features=10**6)
     np.testing.assert_array_equal(more.rows, every.rows)
 

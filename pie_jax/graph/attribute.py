@@ -8,7 +8,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -206,7 +205,7 @@ def _grow(
     every = np.arange(count)
     if update < 1:
         raise InputError(f"update {update}: at least 1")
-    if features is None or not isinstance(features, SupportsIndex):
+    if features is None or isinstance(features, Iterable):
         wanted = count
     elif (wanted := operator.index(features)) < 0:
         raise InputError(f"features {features}: at least 0")
