@@ -36,6 +36,7 @@ _WHERE = {
     "prune_task": "pie_jax.prune.task_circuits.scope",
     "TaskResult": "pie_jax.prune.task_circuits.results",
     "load_task_result": "pie_jax.prune.task_circuits.results",
+    "attribution_graph": "pie_jax.graph.attribute",
     "convert": "pie_jax.transcoders.conversion",
     "check_transcoder": "pie_jax.check.run",
     "load_result": "pie_jax.prune.results.resumable_folder",
@@ -50,6 +51,8 @@ _WHERE = {
     "generate": "pie_jax.intervene.generation",
     "make_roles": "pie_jax.llm.roles",
 }
+# Public names of what is called otherwise where it lives.
+_OTHERWISE = {"load_pairs": "read_pairs", "attribution_graph": "attribute"}
 _PACKAGES = (
     *("prune", "arrays", "kernels", "models", "transcoders", "tasks", "report"),
     *("interpret", "evaluate", "intervene", "llm"),
@@ -61,7 +64,7 @@ __all__ = ["InputError", "PieError", *_WHERE, *_PACKAGES]
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         module = importlib.import_module(_WHERE[name])
-        return getattr(module, "read_pairs" if name == "load_pairs" else name)
+        return getattr(module, _OTHERWISE.get(name, name))
     if name in _PACKAGES:
         return importlib.import_module(f"pie_jax.{name}")
     raise AttributeError(f"module 'pie_jax' has no attribute {name!r}")

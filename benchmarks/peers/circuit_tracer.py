@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ from pie_jax.tasks.encode import EncodedPair
 
 _CPU = torch.device("cpu")
 _NORMS = {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"}
-_GRAPH_NODES = 1000
+GRAPH_NODES = 1000
 
 
 class CircuitTracer:
-    """A replacement model with the weights of folders `model` and `transcoder`, float32."""
+    """A replacement model with the weights of folders `model` and `transcoder`, or of a transcoder
+    that is open already; float32."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, transcoder: Any = None):
         llama = Llama(folder / "model")
         # Its own defaults: encoders in memory, decoders on disk.
-        transcoder = load_clt(
+        transcoder = transcoder or load_clt(
             str(folder / "transcoder"), device=_CPU, dtype=torch.float32, lazy_decoder=True
         )
         config = _config(llama.config)
@@ -61,11 +63,12 @@ class CircuitTracer:
         )  # fmt: skip
         return float(logits[0, -1, pair.target_id] - logits[0, -1, pair.distractor_id])
 
-    def graph(self, pair: EncodedPair) -> Any:
-        """Return a whole attribution graph of the clean prompt, 1,000 feature nodes."""
-        return attribute(
-            torch.tensor(pair.clean), self.model, max_feature_nodes=_GRAPH_NODES, verbose=False
-        )
+    def graph(
+        self, tokens: Sequence[int], features: int | None = GRAPH_NODES, **options: Any
+    ) -> Any:
+        """Return a whole attribution graph of a prompt."""
+        ids = torch.tensor(tokens)
+        return attribute(ids, self.model, max_feature_nodes=features, verbose=False, **options)
 
 
 def _config(config: ModelConfig) -> HookedTransformerConfig:

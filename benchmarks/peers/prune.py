@@ -155,7 +155,7 @@ def _measure_tracer(
     }
     if graph:
         result["circuit-tracer: attribution graph"] = _entry(
-            [_seconds(tracer.graph, measured[0].pair)],
+            [_seconds(tracer.graph, measured[0].pair.clean)],
             _ATTRIBUTION,
             "1,000 feature nodes, one prompt once; it also holds features' effects on each other, "
             "where ours scores all of them against one metric",
