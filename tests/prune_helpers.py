@@ -112,6 +112,17 @@ def slow_product(table: np.ndarray, writes: Writes, gradient: np.ndarray) -> np.
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "llama": {},
     "gemma": {"gemma": True, "qk_norm": True, "local_rope_theta": 30.0, "qkv_bias": True},
+    "gpt2": {
+        "family": "gpt2",
+        "rope_theta": None,
+        "num_kv_heads": 2,
+        "activation": "gelu_tanh",
+        "tie_embeddings": True,
+        "centred_norms": True,
+        "qkv_bias": True,
+        "output_bias": True,
+        "gated": False,
+    },
 }
 WORDS = [f"w{index}" for index in range(3, 40)]
 

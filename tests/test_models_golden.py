@@ -88,6 +88,9 @@ MUTATIONS = [
     ("gemma3-mqa-multimodal", {"local_rope_theta": 1000.0}),
     ("gemma3-mqa-multimodal", {"rope_scaling": None}),
     ("gemma3-mqa-multimodal", {"sliding_layers": (False, False)}),
+    ("gpt2-tied", {"norm_eps": 1e-5}),
+    ("gpt2-tied", {"activation": "silu"}),
+    ("gpt2-untied-inner", {"query_scale": None}),
 ]
 
 

@@ -127,7 +127,8 @@ def extend(
 
     none = jnp.zeros(tokens.shape[0], jnp.float32)
     each = (sliding, *cache, jnp.arange(config.num_layers))
-    (x, _), (keys, values) = scan_layers(layer, (model.embed(tokens), none), model.blocks, *each)
+    entering = (model.embed(tokens, start), none)
+    (x, _), (keys, values) = scan_layers(layer, entering, model.blocks, *each)
     return x, Cache(keys, values)
 
 

@@ -61,7 +61,8 @@ class Load:
 def block_parameters(config: ModelConfig) -> int:
     """Return how many weights the layers multiply by, norms left out."""
     heads = 2 * config.num_heads + 2 * config.num_kv_heads
-    one = config.d_model * (heads * config.head_dim + 3 * config.d_mlp)
+    matrices = 3 if config.gated else 2
+    one = config.d_model * (heads * config.head_dim + matrices * config.d_mlp)
     return config.num_layers * one
 
 

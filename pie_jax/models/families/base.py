@@ -52,12 +52,14 @@ class Tensor:
 
     `name` is the checkpoint's name, with `{}` for the layer where the leaf is stacked. `shape`
     is the tensor's shape on disk, as a function of the config; `transpose` swaps its two axes
-    before it is reshaped to the leaf's own shape.
+    before it is reshaped to the leaf's own shape. A tensor that holds several leaves side by side
+    along its last axis is cut into equal parts: `part` (number, of so many) is the leaf's.
     """
 
     name: str
     shape: Callable[[ModelConfig], tuple[int, ...]]
     transpose: bool = False
+    part: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
