@@ -29,6 +29,7 @@ CASES = [
     *(TIED, SHARDED, "models/gemma2-gqa-tied", "models/gemma2-mha-untied"),
     *("models/qwen3-gqa-tied", "models/qwen3-untied-late-window", "models/gemma3-gqa-tied"),
     *("models/qwen2-gqa-tied", "models/mistral-gqa-untied-window"),
+    *("models/gpt2-tied", "models/gpt2-untied-inner"),
 ]
 MULTIMODAL = "models/gemma3-mqa-multimodal"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
@@ -73,7 +74,7 @@ def test_the_key_map_names_every_leaf_once(family: str, golden: Path):
                 names |= {leaf_name(path) for path, _ in nnx.to_flat_state(nnx.state(model))}
     entries = FAMILIES[family].tensors
     assert names == set(entries)
-    assert len({entry.name for entry in entries.values()}) == len(entries)
+    assert len({(entry.name, entry.part) for entry in entries.values()}) == len(entries)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

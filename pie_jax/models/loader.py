@@ -50,6 +50,16 @@ class LanguageModel:
         """Return the transformer's config."""
         return self.transformer.config
 
+    def require_positions(self, tokens: int, what: str) -> None:
+        """Raise `InputError` where learned positions end before `what` does, which has so many
+        tokens; rotary ones have no end."""
+        most = self.config.max_positions
+        if self.config.rope_theta is None and tokens > most:
+            raise InputError(
+                f"{what} has {tokens} tokens, but {self.name} has learned only {most} positions; "
+                "shorten it."
+            )
+
     def files(self) -> list[Path]:
         """Return the files that decide what the model computes."""
         return sorted(

@@ -1,8 +1,8 @@
 """Tokens that a feature promotes through its decoder: a logit lens on its write.
 
 The direct effect only: the write goes through the final norm's weight, centred where that norm
-centres (its scale, which depends on the prompt, is left out), and the unembedding. What later layers
-make of it is not seen.
+centres (its scale, which depends on the prompt, is left out), and the unembedding. What later
+layers make of it is not seen.
 """
 
 from __future__ import annotations

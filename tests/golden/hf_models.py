@@ -291,7 +291,11 @@ def build(case: Case, seed: int) -> PreTrainedModel:
             if "norm" in name or (".ln_" in name and name.endswith("weight")):
                 values = 0.3 * values + (0.0 if "gemma" in case.family else 1.0)
             else:
-                values = values * (0.6 if any(part in name for part in ("embed", "lm_head", "wte", "wpe")) else 0.25)
+                values = values * (
+                    0.6
+                    if any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
+                    else 0.25
+                )
             on_disk = torch.from_numpy(values).to(getattr(torch, case.dtype))
             parameter.copy_(on_disk.to(torch.float32))
     return model.eval()
