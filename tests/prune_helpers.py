@@ -127,7 +127,7 @@ ARITHMETIC: dict[str, dict[str, Any]] = {
 WORDS = [f"w{index}" for index in range(3, 40)]
 
 
-class _Words:
+class WordTokenizer:
     """Words between spaces as a tokenizer of transformers: ids 0 to 2 are special."""
 
     all_special_ids = (0, 1, 2)
@@ -207,7 +207,7 @@ def tiny_model(
     (folder / "model.safetensors").write_text(f"stand-in {layers} {gemma} {seed} {changes}")
     config = replace(tiny_config(layers, gemma=gemma), **changes)
     transformer = tiny_transformer(config, seed)
-    return LanguageModel(transformer, Tokenizer(_Words(), "words", 40), "tiny", folder)
+    return LanguageModel(transformer, Tokenizer(WordTokenizer(), "words", 40), "tiny", folder)
 
 
 def tiny_transcoder(

@@ -25,6 +25,7 @@ from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.passes import Reading, read_whole, read_windows
 from pie_jax.prune.problem import Problem
 from pie_jax.prune.selection import NOBODY
+from pie_jax.transcoders.first_positions import zeroed_positions
 from pie_jax.transcoders.stored import Transcoder
 
 # A table as columns of equal length.
@@ -38,7 +39,7 @@ class Pruner:
     def __init__(self, model: LanguageModel, transcoder: Transcoder, options: PruneOptions):
         self.options = options
         self.seconds: dict[str, float] = {}
-        self._model = model.transformer
+        self._model, self._language_model = model.transformer, model
         self._transcoder = transcoder
         self.model_config = model.config
         self._finder = OccurrenceFinder(transcoder)
@@ -77,7 +78,8 @@ class Pruner:
         """Encode both runs of a batch and read the decoder rows that it needs."""
         with self.stage("encode"):
             prompts, reading = self._read(batch)
-            occurrences = self._finder.find(reading.clean, reading.corrupted, batch.length)
+            zeroed = zeroed_positions(self._language_model, batch.clean)
+            occurrences = self._finder.find(reading.clean, reading.corrupted, batch.length, zeroed)
         with self.stage("decoder rows"):
             decoder = read_rows(self._transcoder, occurrences)
         return PruneInputs(
