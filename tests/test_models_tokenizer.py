@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from refusals import refuses
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
@@ -117,3 +123,26 @@ def test_added_tokens_beyond_the_vocabulary_are_refused_where_they_are_used() ->
     assert tokenizer.encode("When Ann") == [BOS, IDS["▁When"], IDS["▁Ann"]]
     refuses(lambda: tokenizer.encode("When [PAD]"), "somewhere", "'When [PAD]'", "'[PAD]'")
     refuses(lambda: wrapped(plain_inner(), vocab_size=len(NAMES) - 1), "do not belong together")
+
+
+@pytest.mark.parametrize("verbosity", [None, "warning"])
+def test_remarks_of_transformers_stay_off_the_terminal(
+    verbosity: str | None, tmp_path: Path
+) -> None:
+    """Of a tokenizer that it takes for a broken Mistral's, and of a text longer than it likes."""
+    plain_inner().save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": "<s>"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral"}))
+    script = (
+        "from pathlib import Path; from pie_jax.models.tokenizer import load_tokenizer\n"
+        f"load_tokenizer(Path({str(tmp_path)!r})).encode('When Ann met Bob')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "CI"}
+    if verbosity is not None:
+        environment["TRANSFORMERS_VERBOSITY"] = verbosity
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, env=environment, text=True, check=True
+    )
+    assert ("sequence length is longer" in done.stderr) == (verbosity is not None)
+    assert verbosity is not None or (done.stdout, done.stderr) == ("", "")

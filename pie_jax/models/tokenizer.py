@@ -152,9 +152,7 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
         raise InputError(f"{folder}: no tokenizer.json or tokenizer.model; copy it there.")
     for path in files:
         require_no_pointer(path)
-    # transformers announces that torch is missing; nothing here needs it.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    _quiet_transformers()
     try:
         inner = _tokenizer_class(folder).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many types for a broken file
@@ -163,6 +161,23 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
             "again."
         ) from error
     return Tokenizer(inner, str(folder), vocab_size)
+
+
+def _quiet_transformers() -> None:
+    """Keep transformers' remarks off the terminal, unless TRANSFORMERS_VERBOSITY asks for them.
+
+    It says that torch is missing, which nothing here needs, that some texts are long, and that
+    some tokenizers want an option of its own. Errors are raised all the same.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    asked = "TRANSFORMERS_VERBOSITY" in os.environ
+    if not asked:
+        # What it says while it is imported; importing sets the level anew.
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers.utils import logging as theirs
+
+    if not asked:
+        theirs.set_verbosity_error()
 
 
 def _tokenizer_class(folder: Path) -> Any:

@@ -31,7 +31,7 @@ def zeroed_positions(
 
 
 def _chat_prefix(tokenizer: Tokenizer) -> list[int] | None:
-    """Return the ids of `<bos><start_of_turn>user\\n`, None where a tokenizer has no such tokens."""
+    """Return the ids of `<bos><start_of_turn>user\\n`, None without such tokens."""
     first = tokenizer.first_token()
     ids = [] if first is None else tokenizer.encode(first.token + _CHAT)
     return ids if len(ids) == _CHAT_TOKENS else None
