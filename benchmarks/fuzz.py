@@ -28,6 +28,7 @@ from typing import Any
 # Names of repositories may come out of a mutation; none is fetched.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import jax.numpy as jnp
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
@@ -194,7 +195,7 @@ def _made_transcoder(cross_layer: bool) -> CrossLayerTranscoder:
     rng = np.random.default_rng(0)
 
     def draw(*shape: int) -> Any:
-        return rng.standard_normal(shape).astype(np.float32)
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
     sizes = (_LAYERS, _WIDTH, _FEATURES)
     config = TranscoderConfig(*sizes, "jumprelu", cross_layer=cross_layer, model_name="made")

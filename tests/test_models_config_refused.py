@@ -94,6 +94,8 @@ REFUSED = [
     (LLAMA_3_2_1B, {"hidden_size": True}, "`hidden_size`"),
     (LLAMA_3_2_1B, {"num_hidden_layers": "16"}, "`num_hidden_layers`"),
     (LLAMA_3_2_1B, {"num_hidden_layers": 0}, "`num_hidden_layers`"),
+    (MISTRAL_7B, {"num_hidden_layers": 10**17}, "at most 10000 layers"),
+    (GEMMA_2_2B, {"num_hidden_layers": 10**9}, "at most 10000 layers"),
     (LLAMA_3_2_1B, {"num_attention_heads": 0}, "`num_attention_heads`"),
     (LLAMA_3_2_1B, {"num_key_value_heads": "8"}, "`num_key_value_heads`"),
     (LLAMA_3_2_1B, {"num_key_value_heads": 5}, "multiple of 5"),

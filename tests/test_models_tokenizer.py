@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Inner
 from transformers import PreTrainedTokenizerFast
 
 from pie_jax.interpret.texts import split_text, text_ids, token_strings
-from pie_jax.models.tokenizer import Tokenizer
+from pie_jax.models.tokenizer import Tokenizer, load_tokenizer
 
 WORDS = ["When", "Ann", "met", "Bob", ",", "ing"]
 NAMES = ["<unk>", "<s>", "</s>", "▁", *WORDS, *(f"▁{word}" for word in WORDS)]
@@ -55,6 +55,16 @@ def wrapped(inner: Inner, template: str | None = "<s> $A", **options) -> Tokeniz
     return Tokenizer(fast, "somewhere", **options)
 
 
+# Of a special token that it does not number.
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [],
+    "special_tokens": {},
+}
 TEMPLATES = [None, "<s> $A", "<s> $A </s>", "$A </s>"]
 
 
@@ -146,3 +156,23 @@ def test_remarks_of_transformers_stay_off_the_terminal(
     )
     assert ("sequence length is longer" in done.stderr) == (verbosity is not None)
     assert verbosity is not None or (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"}}),
+        ("tokenizer.json", {"post_processor": TEMPLATE}),
+        ("tokenizer_config.json", {"model_max_length": []}),
+        ("tokenizer_config.json", {"tokenizer_class": []}),
+    ],
+)
+def test_files_that_break_a_tokenizer_when_it_is_used(name: str, change: dict, tmp_path: Path):
+    """Among them one at which tokenizers panics, which is no Exception."""
+    plain_inner().save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    load_tokenizer(tmp_path)
+    path = tmp_path / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    refuses(lambda: load_tokenizer(tmp_path).encode("When Ann"), tmp_path, "cannot be used")

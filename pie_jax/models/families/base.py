@@ -45,6 +45,8 @@ OFF: dict[str, Any] = {
     "use_sliding_window": False,
 }
 
+_MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -115,6 +117,16 @@ class Fields:
                 "is this the config.json of the model?"
             )
         return kind(value)
+
+    def layers(self, key: str, default: int | None = None) -> int:
+        """Return the number of layers; for so many, things are listed one by one."""
+        count = self.need(key, int, default)
+        if count > _MOST_LAYERS:
+            raise InputError(
+                f"{self.source}: `{key}` is {count}, but models have at most {_MOST_LAYERS} "
+                "layers; is this the config.json of the model?"
+            )
+        return count
 
     def number_or_none(self, key: str) -> float | None:
         """Return a positive number, or None where it is absent or null."""

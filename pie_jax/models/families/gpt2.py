@@ -35,7 +35,7 @@ def parse(fields: Fields) -> ModelConfig:
     return ModelConfig(
         family="gpt2",
         vocab_size=fields.need("vocab_size", int, 50257),
-        num_layers=fields.need("n_layer", int, 12),
+        num_layers=fields.layers("n_layer", 12),
         d_model=d_model,
         d_mlp=fields.need("n_inner", int, 4 * d_model),
         num_heads=heads,
