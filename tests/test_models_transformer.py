@@ -18,8 +18,8 @@ from pie_jax.models.transformer import (
     Transformer,
     abstract_transformer,
     parameter_count,
-    rotate,
 )
+from pie_jax.models.turns import rotate
 
 # float32 against float64 or in another order of sums; logits reach about ten.
 TOLERANCE = 1e-4

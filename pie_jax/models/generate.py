@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.layers import scan_layers
-from pie_jax.models.transformer import KeyValues, Transformer, read_at, rotation
+from pie_jax.models.transformer import KeyValues, Transformer, read_at
+from pie_jax.models.turns import rotation
 from pie_jax.programs import program
 
 

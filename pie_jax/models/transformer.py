@@ -18,9 +18,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.kernels.slices import take_rows
-from pie_jax.models.config import ModelConfig, rope_frequencies
+from pie_jax.models.config import ModelConfig
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.layers import scan_layers
+from pie_jax.models.turns import rotate, rotation
 
 _INIT = nnx.initializers.normal(0.02)
 
@@ -77,20 +78,6 @@ class Norm(nnx.Module):
     def weighted(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
         """Return what is normalized times the weight."""
         return x * (self.weight[...].astype(jnp.float32) + self.offset)
-
-
-class Turns(NamedTuple):
-    """Cosine and sine of the angles by which heads are rotated at T positions, None where they are
-    not; `local` those of sliding layers, where they differ."""
-
-    full: Float[Array, "T 2 half"] | None
-    local: Float[Array, "T 2 half"] | None
-
-    def of(self, slides: Bool[Array, ""]) -> Float[Array, "T 2 half"] | None:
-        """Return a layer's."""
-        if self.full is None or self.local is None:
-            return self.full
-        return jnp.where(slides, self.local, self.full)
 
 
 class KeyValues(NamedTuple):
@@ -338,26 +325,6 @@ def read_at(site: str, mlp_norm: Norm, resid_mid: Float[Array, "T D"]) -> Float[
     if site == "resid_mid":
         return resid_mid
     return mlp_norm(resid_mid, FULL) if site == "mlp_in" else mlp_norm.normalized(resid_mid, FULL)
-
-
-def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Turns:
-    """Return by which angles heads at some positions are rotated, none if those are learned."""
-    if config.rope_theta is None:
-        return Turns(None, None)
-
-    def turns(local: bool) -> Float[Array, "T 2 half"]:
-        frequencies = jnp.asarray(rope_frequencies(config, local=local))
-        angles = positions.astype(jnp.float32)[:, None] * frequencies
-        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
-
-    return Turns(turns(False), None if config.local_rope_theta is None else turns(True))
-
-
-def rotate(x: Float[Array, "T N K"], turns: Float[Array, "T 2 half"]) -> Float[Array, "T N K"]:
-    """Rotate the two halves of every head by `rotation` (Hugging Face's layout)."""
-    cos, sin = turns[:, None, 0], turns[:, None, 1]
-    a, b = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
 def abstract_transformer(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> Transformer:
