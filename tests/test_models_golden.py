@@ -100,7 +100,7 @@ def test_every_part_of_the_config_shows_in_the_logits(case: str, change: dict):
     assert gap(wrong.logits, ARRAYS[f"{case}/logits"]) > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["llama-mha-tied", "gemma2-gqa-tied"])
+@pytest.mark.parametrize("case", ["llama-mha-tied", "gemma2-gqa-tied", "gpt2-tied"])
 def test_bfloat16_stays_close(case: str):
     """Weights in bfloat16 give 8 bits: the logits move, but not far."""
     folder = GOLDEN / "models" / case

@@ -15,6 +15,7 @@ from refusals import refuses
 from safetensors.numpy import load_file, save_file
 
 import pie_jax
+from pie_jax.evaluate.steering import Steerer
 from pie_jax.interpret.activations import FeatureReader
 from pie_jax.interpret.records import FeatureKey
 from pie_jax.mesh import make_mesh
@@ -245,3 +246,10 @@ def test_texts_and_windows_beyond_the_last_position(tmp_path: Path):
     with pytest.raises(pie_jax.InputError, match=r"--window has 13 tokens"):
         reader.read(np.ones((1, 16), np.int32), np.array([13]))
     reader.read(np.ones((1, 16), np.int32), np.array([12]))
+
+
+def test_continuations_beyond_the_last_position(tmp_path: Path):
+    model = short_model(tmp_path)
+    steerer = Steerer(model, tiny_transcoder(model))
+    with pytest.raises(pie_jax.InputError, match=r"continuation has 13 tokens"):
+        steerer.continuations(FeatureKey(0, 1), 2.0, ["w5 w6 w7"], new_tokens=9, most=8)
