@@ -8,6 +8,11 @@ class PieError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """Return the sentence on one line: names from files may hold any character."""
+        text = super().__str__()
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
 
 class InputError(PieError):
     """Bad input: a file, row or option that the caller can correct; exit code 2.

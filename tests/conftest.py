@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import install_import_hook
 
@@ -31,7 +32,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from pie_jax.models.loader import LanguageModel, load_model  # noqa: E402
+from pie_jax.models.config import ModelConfig  # noqa: E402
+from pie_jax.models.loader import LanguageModel, load_model, read_config  # noqa: E402
 from pie_jax.transcoders.loader import load_transcoder  # noqa: E402
 from pie_jax.transcoders.store import Transcoder  # noqa: E402
 
@@ -130,3 +132,19 @@ def copied(tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(GOLDEN / name, tmp_path / Path(name).name))
 
     return copy
+
+
+@pytest.fixture
+def config_json(tmp_path: Path) -> Path:
+    return tmp_path / "config.json"
+
+
+@pytest.fixture
+def read_raw(config_json: Path) -> Callable[[Any], ModelConfig]:
+    """Return what reads a config.json with any content."""
+
+    def read(raw: Any) -> ModelConfig:
+        config_json.write_text(json.dumps(raw))
+        return read_config(config_json)
+
+    return read

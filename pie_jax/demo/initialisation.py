@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pie_jax.models.abstract import abstract_transformer
 from pie_jax.models.config import ModelConfig
-from pie_jax.models.transformer import Transformer, abstract_transformer
+from pie_jax.models.transformer import Transformer
 
 # Far above the usual 0.02: a token's own embedding has to stay visible beside what the first
 # MLP writes, or attention finds nothing to copy and neither task is ever learned.

@@ -37,7 +37,9 @@ class Steerer:
         texts: list[TokenText] = []
         for start in range(0, len(ids), self._batch):
             part = ids[start : start + self._batch]
-            wide = bucket(max(map(len, part)), _LEAST)
+            longest = max(map(len, part))
+            self._model.require_positions(longest + new_tokens, "A prompt with its continuation")
+            wide = bucket(longest, _LEAST)
             tokens = np.zeros((bucket(len(part), _LEAST), wide), np.int32)
             for row, prompt in enumerate(part):
                 tokens[row, : len(prompt)] = prompt

@@ -66,7 +66,11 @@ class FeatureReader:
         self._columns[: len(self.keys)] = [place[key] for key in self.keys]
 
     def dispatch(self, tokens: np.ndarray, length: np.ndarray) -> Array:
-        """Start computing [B, T, >= n]; columns beyond the n features mean nothing."""
+        """Start computing [B, T, >= n]; columns beyond the n features mean nothing.
+
+        Raises `InputError` for a text beyond the model's learned positions.
+        """
+        self._model.require_positions(int(np.max(length, initial=0)), "A text or --window")
         model, columns = self._model.transformer, jnp.asarray(self._columns)
         ids, lengths = jnp.asarray(tokens), jnp.asarray(length)
         if isinstance(self._encoders, Encoder):

@@ -1,7 +1,8 @@
 """Tokens that a feature promotes through its decoder: a logit lens on its write.
 
-The direct effect only: the write goes through the final norm's weight (its per-prompt scale is
-left out) and the unembedding. What later layers make of it is not seen.
+The direct effect only: the write goes through the final norm's weight, centred where that norm
+centres (its scale, which depends on the prompt, is left out), and the unembedding. What later
+layers make of it is not seen.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def direct_effects(
 ) -> tuple[Int[Array, "n K"], Float[Array, "n K"], Int[Array, "n K"], Float[Array, "n K"]]:
     """Return the K = `top` most promoted tokens and effects, then the most suppressed ones."""
     norm = model.final_norm
-    scaled = directions * (norm.weight[...].astype(jnp.float32) + norm.offset)
+    scaled = norm.weighted(norm.centred(directions))
     parameter = model.embedding if model.unembedding is None else model.unembedding
     table = parameter[...]
     effects = jnp.einsum(

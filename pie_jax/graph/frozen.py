@@ -95,7 +95,7 @@ def point(model: Transformer, tokens: Int[Array, " T"], length: Int[Array, ""], 
     embedded = model.embed(tokens)
     last = jax.lax.dynamic_slice_in_dim(streams.residual, length - 1, 1)
     return Point(
-        embedded,
+        model.token_rows(tokens),
         jnp.concatenate([embedded[None], after[:-1]]),
         streams.resid_mid,
         streams.mlp_out,

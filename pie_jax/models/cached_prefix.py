@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.layers import layer_of, scan_layers
-from pie_jax.models.transformer import Block, KeyValues, Transformer, Turns, rotation
+from pie_jax.models.transformer import Block, KeyValues, Transformer
+from pie_jax.models.turns import Turns, rotation
 
 
 class Record(NamedTuple):

@@ -48,17 +48,24 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     norm_eps: float
-    rope_theta: float
+    # None: positions are not rotated but learned, a table [max_positions, D] added to embeddings.
+    rope_theta: float | None
     max_positions: int
     rope_scaling: RopeScaling | None = None
     # Gemma-3's sliding layers have a base of their own, which is not scaled.
     local_rope_theta: float | None = None
     tie_embeddings: bool = True
     activation: Activation = "silu"
+    # GPT-2's LayerNorm: the mean is taken away first, and a bias added last.
+    centred_norms: bool = False
     # Gemma's RMSNorm multiplies by (1 + weight).
     norm_offset: float = 0.0
     # Biases of queries, keys and values.
     qkv_bias: bool = False
+    # Biases of what attention writes, and of both matrices of an MLP without a gate.
+    output_bias: bool = False
+    # Without a gate an MLP is down(act(up(x))).
+    gated: bool = True
     # An RMSNorm over each head of queries and keys, before they are rotated.
     qk_norm: bool = False
     # Gemma-2 normalises each block's output as well as its input.
@@ -81,6 +88,7 @@ class ModelConfig:
 def rope_frequencies(config: ModelConfig, *, local: bool = False) -> np.ndarray:
     """Return the rotary angle per position, [K / 2] in radians, scaling applied; `local` of the
     sliding layers, where theirs differ."""
+    assert config.rope_theta is not None
     exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
     if local and config.local_rope_theta is not None:
         return (1.0 / config.local_rope_theta**exponent).astype(np.float32)
@@ -98,6 +106,27 @@ def rope_frequencies(config: ModelConfig, *, local: bool = False) -> np.ndarray:
     )
     smooth = np.clip(smooth, 0.0, 1.0)
     return (frequencies * (smooth + (1 - smooth) / scaling.factor)).astype(np.float32)
+
+
+def _gpt_2(layers: int, d_model: int) -> ModelConfig:
+    return ModelConfig(
+        family="gpt2",
+        vocab_size=50257,
+        num_layers=layers,
+        d_model=d_model,
+        d_mlp=4 * d_model,
+        num_heads=d_model // 64,
+        num_kv_heads=d_model // 64,
+        head_dim=64,
+        norm_eps=1e-5,
+        rope_theta=None,
+        max_positions=1024,
+        activation="gelu_tanh",
+        centred_norms=True,
+        qkv_bias=True,
+        output_bias=True,
+        gated=False,
+    )
 
 
 _LLAMA_3_ROPE = Llama3Rope(32.0, 1.0, 4.0, 8192)
@@ -242,6 +271,10 @@ PRESETS: dict[str, ModelConfig] = {
     "gemma-3-4b": _gemma_3(34, 2560, 10240, 8, 4),
     "gemma-3-12b": _gemma_3(48, 3840, 15360, 16, 8),
     "gemma-3-27b": _gemma_3(62, 5376, 21504, 32, 16, 128, 168),
+    "gpt2": _gpt_2(12, 768),
+    "gpt2-medium": _gpt_2(24, 1024),
+    "gpt2-large": _gpt_2(36, 1280),
+    "gpt2-xl": _gpt_2(48, 1600),
     "mistral-7b": _MISTRAL_7B,
     "qwen2.5-0.5b": _qwen_2_5(24, 896, 4864, 14, 2),
     "qwen2.5-1.5b": _qwen_2_5(28, 1536, 8960, 12, 2),

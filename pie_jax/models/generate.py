@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 from pie_jax.devices.programs import program
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.layers import scan_layers
-from pie_jax.models.transformer import KeyValues, Transformer, read_at, rotation
+from pie_jax.models.transformer import KeyValues, Transformer, read_at
+from pie_jax.models.turns import rotation
 
 
 @runtime_checkable
@@ -140,5 +141,6 @@ def extend(
 
     none = None if steering is None else steering.start(tokens.shape[0])
     each = (sliding, *cache, jnp.arange(config.num_layers))
-    (x, _), (keys, values) = scan_layers(layer, (model.embed(tokens), none), model.blocks, *each)
+    entering = (model.embed(tokens, start), none)
+    (x, _), (keys, values) = scan_layers(layer, entering, model.blocks, *each)
     return x, Cache(keys, values)

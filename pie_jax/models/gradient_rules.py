@@ -22,7 +22,8 @@ class GradientRule:
 
     `stop_patterns`: attention patterns are constants. `stop_norms`: the scale of every norm
     is a constant. `mlps`: `full` differentiates them, `stop` treats them as constants, `lrp`
-    uses the identity rule on the activation and the half rule on the gated product.
+    uses the identity rule on the activation and the half rule on the gated product; an MLP without
+    a gate has no product, so the identity rule is all there is.
     """
 
     stop_patterns: bool = False

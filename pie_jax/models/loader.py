@@ -20,11 +20,12 @@ from pie_jax.files.hub import resolve_folder
 from pie_jax.files.orbax_checkpoint import MANIFEST
 from pie_jax.files.tensor_reader import TensorFile, require_finite, require_no_pointer
 from pie_jax.models import orbax_folder
+from pie_jax.models.abstract import abstract_transformer
 from pie_jax.models.config import ModelConfig
 from pie_jax.models.families import FAMILIES, Family
 from pie_jax.models.families.base import Fields, Tensor, Wrapper
 from pie_jax.models.tokenizer import NO_TOKENIZER, Tokenizer, load_tokenizer
-from pie_jax.models.transformer import Transformer, abstract_transformer
+from pie_jax.models.transformer import Transformer
 
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model"]
 _INDEX = "model.safetensors.index.json"
@@ -53,6 +54,16 @@ class LanguageModel:
     def config(self) -> ModelConfig:
         """Return the transformer's config."""
         return self.transformer.config
+
+    def require_positions(self, tokens: int, what: str) -> None:
+        """Raise `InputError` where learned positions end before `what` does, which has so many
+        tokens; rotary ones have no end."""
+        most = self.config.max_positions
+        if self.config.rope_theta is None and tokens > most:
+            raise InputError(
+                f"{what} has {tokens} tokens, but {self.name} has learned only {most} positions; "
+                "shorten it."
+            )
 
     def files(self) -> list[Path]:
         """Return the files that decide what the model computes."""
@@ -120,7 +131,8 @@ def read_config(path: Path) -> ModelConfig:
     fields = Fields(raw, str(path)) if wrapper is None else _text_fields(raw, family, wrapper, path)
     config = family.parse(fields)
     fields.finish()
-    if config.num_heads % config.num_kv_heads or config.head_dim % 2:
+    rotated = config.rope_theta is not None
+    if config.num_heads % config.num_kv_heads or (rotated and config.head_dim % 2):
         raise InputError(
             f"{path}: {config.num_heads} heads must be a multiple of {config.num_kv_heads} "
             f"key/value heads, and their size {config.head_dim} must be even."
@@ -166,15 +178,15 @@ def load_transformer(
     family = FAMILIES[config.family]
     where = _renamed(folder, _tensor_files(folder), family)
     graph, state = nnx.split(abstract_transformer(config, dtype))
-    leaves, used = [], set[str]()
+    leaves, used = [], set[tuple[str, int]]()
     flat = nnx.to_flat_state(state)
     for path, leaf in flat:
         entry = _entry(family, path)
         names = list(_checkpoint_names(entry, config))
-        _check_map(folder, where, names, used)
+        _check_map(folder, where, names, entry, used)
         read = _reader(entry, names, where, leaf, config)
         leaves.append((path, leaf.replace(place_weight(mesh, leaf_name(path), leaf.shape, read))))
-    _check_all_used(folder, where, used, family, config)
+    _check_all_used(folder, where, {name for name, _ in used}, family, config)
     return nnx.merge(graph, nnx.from_flat_state(leaves))
 
 
@@ -208,17 +220,20 @@ def _renamed(folder: Path, files: dict[str, TensorFile], family: Family) -> dict
     return where
 
 
-def _check_map(folder: Path, where: dict[str, Stored], names: list[str], used: set) -> None:
+def _check_map(
+    folder: Path, where: dict[str, Stored], names: list[str], entry: Tensor, used: set
+) -> None:
     missing = [name for name in names if name not in where]
     if missing:
         raise InputError(
             f"{folder}: tensor `{missing[0]}` is missing ({len(missing)} in all); fetch the "
             "checkpoint again, or check config.json."
         )
-    twice = used.intersection(names)
+    parts = {(name, entry.part[0]) for name in names}
+    twice = used & parts
     if twice:
-        raise InputError(f"{folder}: tensor `{min(twice)}` is mapped twice by the model family.")
-    used.update(names)
+        raise InputError(f"{folder}: tensor `{min(twice)[0]}` is mapped twice by the model family.")
+    used |= parts
 
 
 def _check_all_used(
@@ -256,6 +271,9 @@ def _reader(
     views = []
     for name in names:
         tensor = where[name].tensor(entry.shape(config))
+        number, of = entry.part
+        width = tensor.shape[-1] // of
+        tensor = tensor[..., number * width : (number + 1) * width]
         turned = tensor.T if entry.transpose else tensor
         views.append(turned.reshape(shape[1:] if stacked else shape))
 
@@ -317,15 +335,24 @@ def save_model(transformer: Transformer, folder: Path, dtype: str = "float32") -
 
     config = transformer.config
     family, kind = FAMILIES[config.family], parse_dtype(dtype)
-    tensors: dict[str, np.ndarray] = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}
     for path, leaf in nnx.to_flat_state(nnx.state(transformer)):
         entry = _entry(family, path)
         names = list(_checkpoint_names(entry, config))
         stacked = np.asarray(leaf[...]).reshape(len(names), *leaf.shape["{}" in entry.name :])
-        rows, columns = (*entry.shape(config), 1)[:2]
+        shape, (number, of) = entry.shape(config), entry.part
+        shape = (*shape[:-1], shape[-1] // of)
+        rows, columns = (*shape, 1)[:2]
         for name, value in zip(names, stacked, strict=True):
             matrix = value.reshape(columns, rows).T if entry.transpose else value
-            tensors[name] = np.ascontiguousarray(matrix, kind).reshape(entry.shape(config))
+            part = np.ascontiguousarray(matrix, kind).reshape(shape)
+            parts.setdefault(name, {})[number] = part
+    tensors = {
+        name: np.concatenate([there[number] for number in sorted(there)], axis=-1)
+        if len(there) > 1
+        else there[0]
+        for name, there in parts.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**family.unparse(config), "torch_dtype": dtype}, indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")

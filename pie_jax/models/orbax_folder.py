@@ -19,8 +19,9 @@ from pie_jax.files.orbax_checkpoint import (
     save_arrays,
     write_manifest,
 )
+from pie_jax.models.abstract import abstract_transformer
 from pie_jax.models.config import ModelConfig
-from pie_jax.models.transformer import Transformer, abstract_transformer
+from pie_jax.models.transformer import Transformer
 
 _KIND = "pie-jax-model"
 _WEIGHTS = "weights"

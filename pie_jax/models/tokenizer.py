@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -118,12 +119,13 @@ class Tokenizer:
         Many tokenizers drop the space in front of what they decode, so a token goes before it.
         """
         ids = [int(index) for index in ids]
-        if self._anchor is not None and not self._special.issuperset(ids[:1]):
-            anchor, before = self._anchor
-            text = _decode(self._inner, [anchor, *ids])
-            if text.startswith(before):
-                return text.removeprefix(before)
-        return _decode(self._inner, ids)
+        with _working(self.source):
+            if self._anchor is not None and not self._special.issuperset(ids[:1]):
+                anchor, before = self._anchor
+                text = _decode(self._inner, [anchor, *ids])
+                if text.startswith(before):
+                    return text.removeprefix(before)
+            return _decode(self._inner, ids)
 
     def special_ids(self) -> frozenset[int]:
         """Return the ids of BOS, EOS, padding and the like."""
@@ -131,7 +133,8 @@ class Tokenizer:
 
     def _plain(self, text: str) -> list[int]:
         """Return a text's ids, none added."""
-        ids = list(self._inner.encode(text, add_special_tokens=False))
+        with _working(self.source):
+            ids = list(self._inner.encode(text, add_special_tokens=False))
         beyond = next((index for index in ids if index >= self._vocab_size), None)
         if beyond is not None:
             raise InputError(
@@ -179,17 +182,45 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
         raise InputError(f"{folder}: no tokenizer.json or tokenizer.model; copy it there.")
     for path in files:
         require_no_pointer(path)
-    # transformers announces that torch is missing; nothing here needs it.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    try:
+    _quiet_transformers()
+    with _working(str(folder)):
         inner = _tokenizer_class(folder).from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many types for a broken file
+        return Tokenizer(inner, str(folder), vocab_size)
+
+
+@contextmanager
+def _working(source: str) -> Iterator[None]:
+    """Raise `InputError` where a tokenizer's files break it, when opened or when first used.
+
+    transformers and tokenizers raise many types for that; what Rust panics with is no Exception.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise InputError(
-            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)}); copy its files "
-            "again."
+            f"{source}: the tokenizer cannot be used ({_first_line(error)}); copy its files again."
         ) from error
-    return Tokenizer(inner, str(folder), vocab_size)
+
+
+def _quiet_transformers() -> None:
+    """Keep transformers' remarks off the terminal, unless TRANSFORMERS_VERBOSITY asks for them.
+
+    It says that torch is missing, which nothing here needs, that some texts are long, and that
+    some tokenizers want an option of its own. Errors are raised all the same.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    asked = "TRANSFORMERS_VERBOSITY" in os.environ
+    if not asked:
+        # What it says while it is imported; importing sets the level anew.
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers.utils import logging as theirs
+
+    if not asked:
+        theirs.set_verbosity_error()
 
 
 def _tokenizer_class(folder: Path) -> Any:
@@ -258,5 +289,5 @@ def _shortened(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[:most] + "..."
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

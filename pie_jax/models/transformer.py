@@ -7,7 +7,6 @@ V vocabulary. Batches come from `jax.vmap` outside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -18,9 +17,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.kernels.slices import take_rows
-from pie_jax.models.config import ModelConfig, rope_frequencies
+from pie_jax.models.config import ModelConfig
 from pie_jax.models.gradient_rules import FULL, GradientRule
 from pie_jax.models.layers import scan_layers
+from pie_jax.models.turns import rotate, rotation
 
 _INIT = nnx.initializers.normal(0.02)
 
@@ -47,35 +47,36 @@ class Outputs(NamedTuple):
 
 
 class Norm(nnx.Module):
-    """RMS norm in float32; the weight counts from `offset`."""
+    """RMS norm in float32, or LayerNorm where norms are centred; the weight counts from `offset`.
+
+    Under every gradient rule centring stays linear: only the scale may be held constant.
+    """
 
     def __init__(
         self, config: ModelConfig, dtype: DTypeLike = jnp.float32, size: int | None = None
     ):
         shape = (config.d_model if size is None else size,)
         self.weight = nnx.Param(jnp.full(shape, 1.0 - config.norm_offset, dtype))
+        self.bias = _zeros(shape, dtype) if config.centred_norms else None
         self.offset, self.eps = config.norm_offset, config.norm_eps
 
     def __call__(self, x: Float[Array, "*T D"], rule: GradientRule) -> Float[Array, "*T D"]:
-        weight = self.weight[...].astype(jnp.float32) + self.offset
-        return self.normalized(x, rule) * weight
+        out = self.weighted(self.normalized(x, rule))
+        return out if self.bias is None else out + self.bias[...].astype(jnp.float32)
 
     def normalized(self, x: Float[Array, "*T D"], rule: GradientRule) -> Float[Array, "*T D"]:
-        """Return the stream divided by its size, before the weight."""
+        """Return the stream, centred where asked, divided by its size: before weight and bias."""
+        x = self.centred(x)
         scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         return x * rule.norm_scale(scale)
 
+    def centred(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
+        """Return the stream without its mean where norms are centred, else as it is."""
+        return x if self.bias is None else x - jnp.mean(x, axis=-1, keepdims=True)
 
-class Turns(NamedTuple):
-    """Cosine and sine of the angles by which heads are rotated at T positions; `local` those of
-    sliding layers, where they differ."""
-
-    full: Float[Array, "T 2 half"]
-    local: Float[Array, "T 2 half"] | None
-
-    def of(self, slides: Bool[Array, ""]) -> Float[Array, "T 2 half"]:
-        """Return a layer's."""
-        return self.full if self.local is None else jnp.where(slides, self.local, self.full)
+    def weighted(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
+        """Return what is normalized times the weight."""
+        return x * (self.weight[...].astype(jnp.float32) + self.offset)
 
 
 class KeyValues(NamedTuple):
@@ -87,7 +88,7 @@ class KeyValues(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions."""
+    """Grouped-query attention, its positions rotary unless they are learned."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         d, k = config.d_model, config.head_dim
@@ -99,6 +100,7 @@ class Attention(nnx.Module):
         self.query_bias = _zeros((h, k), dtype) if config.qkv_bias else None
         self.key_bias = _zeros((g, k), dtype) if config.qkv_bias else None
         self.value_bias = _zeros((g, k), dtype) if config.qkv_bias else None
+        self.output_bias = _zeros((d,), dtype) if config.output_bias else None
         self.query_norm = Norm(config, dtype, k) if config.qk_norm else None
         self.key_norm = Norm(config, dtype, k) if config.qk_norm else None
         self.config = config
@@ -106,7 +108,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "T D"],
-        turns: Float[Array, "T 2 half"],
+        turns: Float[Array, "T 2 half"] | None,
         mask: Bool[Array, "T T"],
         rule: GradientRule,
     ) -> Float[Array, "T D"]:
@@ -114,12 +116,13 @@ class Attention(nnx.Module):
         return self.attend(q, [KeyValues(k, v, mask)], rule)
 
     def project(
-        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"], rule: GradientRule
+        self, x: Float[Array, "T D"], turns: Float[Array, "T 2 half"] | None, rule: GradientRule
     ) -> tuple[Float[Array, "T H K"], Float[Array, "T G K"], Float[Array, "T G K"]]:
         """Return queries, keys and values, the first two normalised where asked, and rotated."""
 
         def turned(x: Array, norm: Norm | None) -> Array:
-            return rotate(x if norm is None else norm(x, rule), turns)
+            x = x if norm is None else norm(x, rule)
+            return x if turns is None else rotate(x, turns)
 
         q = turned(_project("td,dhk->thk", x, self.query, self.query_bias), self.query_norm)
         k = turned(_project("td,dgk->tgk", x, self.key, self.key_bias), self.key_norm)
@@ -152,25 +155,30 @@ class Attention(nnx.Module):
         z = jnp.zeros((length, g, r, self.config.head_dim), jnp.float32)
         for part, source in zip(jnp.split(pattern, ends, axis=-1), sources, strict=True):
             z = z + _einsum("grts,sgk->tgrk", part, source.values, self.query[...].dtype)
-        return _project("thk,hkd->td", z.reshape(length, g * r, -1), self.output)
+        return _project("thk,hkd->td", z.reshape(length, g * r, -1), self.output, self.output_bias)
 
 
 class Mlp(nnx.Module):
-    """Gated MLP: down(act(gate(x)) * up(x))."""
+    """MLP: down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         d, m = config.d_model, config.d_mlp
-        self.gate = nnx.Param(_INIT(rngs.params(), (d, m), dtype))
+        self.gate = nnx.Param(_INIT(rngs.params(), (d, m), dtype)) if config.gated else None
         self.up = nnx.Param(_INIT(rngs.params(), (d, m), dtype))
         self.down = nnx.Param(_INIT(rngs.params(), (m, d), dtype))
+        self.up_bias = _zeros((m,), dtype) if config.output_bias else None
+        self.down_bias = _zeros((d,), dtype) if config.output_bias else None
         self.silu = config.activation == "silu"
 
     def __call__(self, x: Float[Array, "T D"], rule: GradientRule) -> Float[Array, "T D"]:
-        gate = rule.activation(
-            jax.nn.silu if self.silu else jax.nn.gelu, _project("td,dm->tm", x, self.gate)
-        )
-        hidden = rule.product(gate * _project("td,dm->tm", x, self.up))
-        return _project("tm,md->td", hidden, self.down)
+        return _project("tm,md->td", self._hidden(x, rule), self.down, self.down_bias)
+
+    def _hidden(self, x: Float[Array, "T D"], rule: GradientRule) -> Float[Array, "T M"]:
+        activation = jax.nn.silu if self.silu else jax.nn.gelu
+        if self.gate is None:
+            return rule.activation(activation, _project("td,dm->tm", x, self.up, self.up_bias))
+        gate = rule.activation(activation, _project("td,dm->tm", x, self.gate))
+        return rule.product(gate * _project("td,dm->tm", x, self.up, self.up_bias))
 
 
 class Block(nnx.Module):
@@ -187,7 +195,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "T D"],
-        turns: Float[Array, "T 2 half"],
+        turns: Float[Array, "T 2 half"] | None,
         mask: Bool[Array, "T T"],
         rule: GradientRule,
         mlp_delta: Float[Array, "T D"] | None = None,
@@ -222,6 +230,10 @@ class Transformer(nnx.Module):
         vocabulary = (config.vocab_size, config.d_model)
         self.config = config
         self.embedding = nnx.Param(_INIT(rngs.params(), vocabulary, dtype))
+        places = (config.max_positions, config.d_model)
+        self.positions = (
+            nnx.Param(_INIT(rngs.params(), places, dtype)) if config.rope_theta is None else None
+        )
 
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(layer_rngs: nnx.Rngs) -> Block:
@@ -266,13 +278,26 @@ class Transformer(nnx.Module):
             return resid_mid
         return jax.vmap(lambda norm, x: read_at(site, norm, x))(self.blocks.mlp_norm, resid_mid)
 
-    def embed(self, tokens: Int[Array, " T"]) -> Float[Array, "T D"]:
-        """Look tokens up, [T, D] in float32."""
+    def token_rows(self, tokens: Int[Array, " T"]) -> Float[Array, "T D"]:
+        """Look tokens up, [T, D] in float32, without their positions."""
         table = self.embedding[...]
         x = take_rows(table, tokens).astype(jnp.float32)
         if self.config.scale_embeddings:
             x = x * jnp.sqrt(jnp.float32(self.config.d_model)).astype(table.dtype).astype(x.dtype)
         return x
+
+    def embed(
+        self, tokens: Int[Array, " T"], start: int | Int[Array, ""] = 0
+    ) -> Float[Array, "T D"]:
+        """Look up tokens that stand at `start` and after it, [T, D] in float32.
+
+        Padding may lie beyond the last learned position, and is given that one.
+        """
+        x = self.token_rows(tokens)
+        if self.positions is None:
+            return x
+        at = jnp.minimum(start + jnp.arange(tokens.shape[0]), self.config.max_positions - 1)
+        return x + take_rows(self.positions[...], at).astype(jnp.float32)
 
     def unembed(
         self, residual: Float[Array, "T D"], rule: GradientRule = FULL
@@ -324,40 +349,10 @@ def read_at(
     site: str, mlp_norm: Norm, resid_mid: Float[Array, "*T D"], rule: GradientRule = FULL
 ) -> Float[Array, "*T D"]:
     """Return what a transcoder reads in one layer: `resid_mid`, the MLP's input `mlp_in`, or
-    `ln2_normalized`, that input before the norm's weight."""
+    `ln2_normalized`, that input before the norm's weight and bias."""
     if site == "resid_mid":
         return resid_mid
     return mlp_norm(resid_mid, rule) if site == "mlp_in" else mlp_norm.normalized(resid_mid, rule)
-
-
-def rotation(config: ModelConfig, positions: Int[Array, " T"]) -> Turns:
-    """Return by which angles heads at some positions are rotated."""
-
-    def turns(local: bool) -> Float[Array, "T 2 half"]:
-        frequencies = jnp.asarray(rope_frequencies(config, local=local))
-        angles = positions.astype(jnp.float32)[:, None] * frequencies
-        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
-
-    return Turns(turns(False), None if config.local_rope_theta is None else turns(True))
-
-
-def rotate(x: Float[Array, "T N K"], turns: Float[Array, "T 2 half"]) -> Float[Array, "T N K"]:
-    """Rotate the two halves of every head by `rotation` (Hugging Face's layout)."""
-    cos, sin = turns[:, None, 0], turns[:, None, 1]
-    a, b = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-
-def abstract_transformer(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> Transformer:
-    """Return the model with shapes and dtypes in place of arrays; nothing is allocated."""
-    return nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0), dtype))
-
-
-@cache
-def parameter_count(config: ModelConfig) -> int:
-    """Count the parameters that a config leads to, tied ones once."""
-    leaves = jax.tree.leaves(nnx.state(abstract_transformer(config), nnx.Param))
-    return sum(leaf.size for leaf in leaves)
 
 
 def attention_masks(config: ModelConfig, length: int) -> tuple[Array, Array]:

@@ -63,6 +63,8 @@ def opened_run(
     )
     _require_as_many(encoded, source)
     _require_known(encoded, model.config.vocab_size, source)
+    longest = max(encoded, key=lambda pair: len(pair.clean))
+    model.require_positions(len(longest.clean), f"{source}: row {longest.index}")
     if options.judge_corruptions == "unseen" and len(encoded[0].corrupted) < 2:
         raise InputError(
             f"{source}: --judge-corruptions unseen needs at least 2 corrupted versions of each "

@@ -30,6 +30,7 @@ from pie_jax.prune.results.columns import (
     score_columns,
     selection_columns,
 )
+from pie_jax.transcoders.first_positions import zeroed_positions
 from pie_jax.transcoders.store import Transcoder
 
 
@@ -39,7 +40,7 @@ class Pruner:
     def __init__(self, model: LanguageModel, transcoder: Transcoder, options: PruneOptions):
         self.options = options
         self.seconds: dict[str, float] = {}
-        self._model = model.transformer
+        self._model, self._language_model = model.transformer, model
         self._transcoder = transcoder
         self.model_config = model.config
         self._finder = OccurrenceFinder(transcoder)
@@ -78,7 +79,8 @@ class Pruner:
         """Encode both runs of a batch and read the decoder rows that it needs."""
         with self.stage("encode"):
             prompts, reading = self._read(batch)
-            occurrences = self._finder.find(reading.clean, reading.corrupted, batch.length)
+            zeroed = zeroed_positions(self._language_model, batch.clean)
+            occurrences = self._finder.find(reading.clean, reading.corrupted, batch.length, zeroed)
         with self.stage("decoder rows"):
             decoder = read_rows(self._transcoder, occurrences)
         return BatchEvaluator(

@@ -134,7 +134,10 @@ def zero_bos(activations: Float[Array, "*L T F"]) -> Float[Array, "*L T F"]:
     return activations * keep[:, None]
 
 
-def active_mask(length: Int[Array, ""], positions: int) -> Array:
-    """Return which positions [T] may hold occurrences: neither BOS nor padding."""
+def active_mask(
+    length: Int[Array, ""], positions: int, zeroed: int | Int[Array, ""] = ZEROED_POSITIONS
+) -> Array:
+    """Return which positions [T] may hold occurrences: neither padding nor the first, BOS among
+    them."""
     index = jnp.arange(positions)
-    return (index >= ZEROED_POSITIONS) & (index < length)
+    return (index >= zeroed) & (index < length)

@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prune_helpers import _Words
+from prune_helpers import WordTokenizer
 from refusals import refuses
 
 from pie_jax.features.corpus.windows import Place, WindowBatch, window_batches
 from pie_jax.files.corpus.documents import FileCorpus, TextCorpus
 from pie_jax.models.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer(_Words(), "words", 40)
+TOKENIZER = Tokenizer(WordTokenizer(), "words", 40)
 
 
 def _write(path: Path, data: str | bytes) -> Path:

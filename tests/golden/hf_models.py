@@ -16,6 +16,8 @@ from transformers import (
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -234,6 +236,25 @@ CASES = (
         dtype="bfloat16",
         new_spelling=True,
     ),
+    Case(
+        "gpt2-tied",
+        "gpt2",
+        {"n_layer": 2, "n_head": 4, "layer_norm_epsilon": 0.01},
+        dtype="bfloat16",
+    ),
+    Case(
+        "gpt2-untied-inner",
+        "gpt2",
+        {
+            "n_layer": 3,
+            "n_head": 2,
+            "n_inner": 40,
+            "scale_attn_weights": False,
+            "tie_word_embeddings": False,
+        },
+        dtype="bfloat16",
+        sharded=True,
+    ),
 )
 
 
@@ -242,6 +263,7 @@ _CLASSES: dict[str, tuple[Any, Any]] = {
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
     "gemma3": (Gemma3Config, Gemma3ForConditionalGeneration),
     "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
@@ -257,16 +279,23 @@ def build(case: Case, seed: int) -> PreTrainedModel:
     settings = {**_SIZES, **case.config}
     if case.family == "gemma3":
         settings = {"text_config": settings, "vision_config": _IMAGES, "mm_tokens_per_image": 4}
+    if case.family == "gpt2":
+        sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_positions": 30}
+        settings = {**sizes, "bos_token_id": 1, "eos_token_id": 2, **case.config}
     config_class, model_class = _CLASSES[case.family]
     model = model_class(config_class(**settings, attn_implementation="eager"))
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             values = rng.standard_normal(parameter.shape).astype(np.float32)
-            if "norm" in name:
+            if "norm" in name or (".ln_" in name and name.endswith("weight")):
                 values = 0.3 * values + (0.0 if "gemma" in case.family else 1.0)
             else:
-                values = values * (0.6 if "embed" in name or "lm_head" in name else 0.25)
+                values = values * (
+                    0.6
+                    if any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
+                    else 0.25
+                )
             on_disk = torch.from_numpy(values).to(getattr(torch, case.dtype))
             parameter.copy_(on_disk.to(torch.float32))
     return model.eval()
@@ -279,7 +308,7 @@ def random_tokens(seed: int, prompts: int = 2) -> np.ndarray:
 
 def observe(model: PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
     """Return logits [P, T, V], and `resid_mid` and `mlp_out` [P, L, T, D] of P prompts."""
-    gemma = "gemma" in model.config.model_type
+    kind = model.config.model_type
     resid_mid, mlp_out = [], []
 
     def keep_input(_module: Any, inputs: tuple, _output: Any) -> None:
@@ -289,9 +318,8 @@ def observe(model: PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]
         mlp_out.append(output.numpy())
 
     hooks = []
-    for layer in getattr(model.model, "language_model", model.model).layers:
-        reads = layer.pre_feedforward_layernorm if gemma else layer.post_attention_layernorm
-        writes = layer.post_feedforward_layernorm if gemma else layer.mlp
+    for layer in _layers(model):
+        reads, writes = (layer.ln_2, layer.mlp) if kind == "gpt2" else _around_mlp(layer, kind)
         hooks.append(reads.register_forward_hook(keep_input))
         hooks.append(writes.register_forward_hook(keep_output))
     with torch.no_grad():
@@ -303,6 +331,19 @@ def observe(model: PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]
         "resid_mid": np.stack(resid_mid, axis=1),
         "mlp_out": np.stack(mlp_out, axis=1),
     }
+
+
+def _layers(model: PreTrainedModel) -> Any:
+    if model.config.model_type == "gpt2":
+        return model.transformer.h
+    return getattr(model.model, "language_model", model.model).layers
+
+
+def _around_mlp(layer: Any, kind: str) -> tuple[Any, Any]:
+    """Return what reads resid_mid, and what writes the MLP's output."""
+    if "gemma" in kind:
+        return layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm
+    return layer.post_attention_layernorm, layer.mlp
 
 
 def write(model: PreTrainedModel, case: Case, folder: Path) -> None:
@@ -325,6 +366,8 @@ def respell(raw: dict[str, Any], case: Case) -> dict[str, Any]:
         text = {key: value for key, value in text.items() if value != usual.get(key)}
         return {**raw, "text_config": {**text, "model_type": "gemma3_text"}}
     raw = {key: value for key, value in raw.items() if key not in ("dtype", "torch_dtype")}
+    if raw["model_type"] == "gpt2":
+        return {**raw, "torch_dtype": case.dtype}
     rope = {"rope_type": "default", **(raw.pop("rope_parameters", None) or {})}
     theta = raw.pop("rope_theta", None) or rope.pop("rope_theta")
     scaling = raw.pop("rope_scaling", None) or (rope if rope["rope_type"] != "default" else None)

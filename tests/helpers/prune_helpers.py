@@ -112,11 +112,22 @@ def slow_product(table: np.ndarray, writes: Writes, gradient: np.ndarray) -> np.
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "llama": {},
     "gemma": {"gemma": True, "qk_norm": True, "local_rope_theta": 30.0, "qkv_bias": True},
+    "gpt2": {
+        "family": "gpt2",
+        "rope_theta": None,
+        "num_kv_heads": 2,
+        "activation": "gelu_tanh",
+        "tie_embeddings": True,
+        "centred_norms": True,
+        "qkv_bias": True,
+        "output_bias": True,
+        "gated": False,
+    },
 }
 WORDS = [f"w{index}" for index in range(3, 40)]
 
 
-class _Words:
+class WordTokenizer:
     """Words between spaces as a tokenizer of transformers: ids 0 to 2 are special."""
 
     all_special_ids = (0, 1, 2)
@@ -196,7 +207,7 @@ def tiny_model(
     (folder / "model.safetensors").write_text(f"stand-in {layers} {gemma} {seed} {changes}")
     config = replace(tiny_config(layers, gemma=gemma), **changes)
     transformer = tiny_transformer(config, seed)
-    return LanguageModel(transformer, Tokenizer(_Words(), "words", 40), "tiny", folder)
+    return LanguageModel(transformer, Tokenizer(WordTokenizer(), "words", 40), "tiny", folder)
 
 
 def tiny_transcoder(

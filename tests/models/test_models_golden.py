@@ -88,6 +88,9 @@ MUTATIONS = [
     ("gemma3-mqa-multimodal", {"local_rope_theta": 1000.0}),
     ("gemma3-mqa-multimodal", {"rope_scaling": None}),
     ("gemma3-mqa-multimodal", {"sliding_layers": (False, False)}),
+    ("gpt2-tied", {"norm_eps": 1e-5}),
+    ("gpt2-tied", {"activation": "silu"}),
+    ("gpt2-untied-inner", {"query_scale": None}),
 ]
 
 
@@ -97,7 +100,7 @@ def test_every_part_of_the_config_shows_in_the_logits(case: str, change: dict):
     assert gap(wrong.logits, ARRAYS[f"{case}/logits"]) > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["llama-mha-tied", "gemma2-gqa-tied"])
+@pytest.mark.parametrize("case", ["llama-mha-tied", "gemma2-gqa-tied", "gpt2-tied"])
 def test_bfloat16_stays_close(case: str):
     """Weights in bfloat16 give 8 bits: the logits move, but not far."""
     folder = GOLDEN / "models" / case

@@ -18,10 +18,11 @@ from safetensors.numpy import load_file, save_file
 from pie_jax.devices.mesh import make_mesh
 from pie_jax.devices.placement import leaf_name
 from pie_jax.models import orbax_folder
+from pie_jax.models.abstract import abstract_transformer
 from pie_jax.models.families import FAMILIES
 from pie_jax.models.loader import load_model, load_transformer, read_config, save_model
 from pie_jax.models.tokenizer import FirstToken, load_tokenizer
-from pie_jax.models.transformer import Transformer, abstract_transformer
+from pie_jax.models.transformer import Transformer
 
 TIED = "models/llama-mha-tied"
 SHARDED = "models/llama-gqa-untied-llama3"
@@ -29,6 +30,7 @@ CASES = [
     *(TIED, SHARDED, "models/gemma2-gqa-tied", "models/gemma2-mha-untied"),
     *("models/qwen3-gqa-tied", "models/qwen3-untied-late-window", "models/gemma3-gqa-tied"),
     *("models/qwen2-gqa-tied", "models/mistral-gqa-untied-window"),
+    *("models/gpt2-tied", "models/gpt2-untied-inner"),
 ]
 MULTIMODAL = "models/gemma3-mqa-multimodal"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
@@ -73,7 +75,7 @@ def test_the_key_map_names_every_leaf_once(family: str, golden: Path):
                 names |= {leaf_name(path) for path, _ in nnx.to_flat_state(nnx.state(model))}
     entries = FAMILIES[family].tensors
     assert names == set(entries)
-    assert len({entry.name for entry in entries.values()}) == len(entries)
+    assert len({(entry.name, entry.part) for entry in entries.values()}) == len(entries)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

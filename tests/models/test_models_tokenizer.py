@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from refusals import refuses
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
@@ -9,7 +15,7 @@ from tokenizers import Tokenizer as Inner
 from transformers import PreTrainedTokenizerFast
 
 from pie_jax.features.texts import split_text, text_ids, token_strings
-from pie_jax.models.tokenizer import Tokenizer
+from pie_jax.models.tokenizer import Tokenizer, load_tokenizer
 
 WORDS = ["When", "Ann", "met", "Bob", ",", "ing"]
 NAMES = ["<unk>", "<s>", "</s>", "▁", *WORDS, *(f"▁{word}" for word in WORDS)]
@@ -49,6 +55,16 @@ def wrapped(inner: Inner, template: str | None = "<s> $A", **options) -> Tokeniz
     return Tokenizer(fast, "somewhere", **options)
 
 
+# Of a special token that it does not number.
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [],
+    "special_tokens": {},
+}
 TEMPLATES = [None, "<s> $A", "<s> $A </s>", "$A </s>"]
 
 
@@ -117,3 +133,46 @@ def test_added_tokens_beyond_the_vocabulary_are_refused_where_they_are_used() ->
     assert tokenizer.encode("When Ann") == [BOS, IDS["▁When"], IDS["▁Ann"]]
     refuses(lambda: tokenizer.encode("When [PAD]"), "somewhere", "'When [PAD]'", "'[PAD]'")
     refuses(lambda: wrapped(plain_inner(), vocab_size=len(NAMES) - 1), "do not belong together")
+
+
+@pytest.mark.parametrize("verbosity", [None, "warning"])
+def test_remarks_of_transformers_stay_off_the_terminal(
+    verbosity: str | None, tmp_path: Path
+) -> None:
+    """Of a tokenizer that it takes for a broken Mistral's, and of a text longer than it likes."""
+    plain_inner().save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": "<s>"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral"}))
+    script = (
+        "from pathlib import Path; from pie_jax.models.tokenizer import load_tokenizer\n"
+        f"load_tokenizer(Path({str(tmp_path)!r})).encode('When Ann met Bob')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "CI"}
+    if verbosity is not None:
+        environment["TRANSFORMERS_VERBOSITY"] = verbosity
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, env=environment, text=True, check=True
+    )
+    assert ("sequence length is longer" in done.stderr) == (verbosity is not None)
+    assert verbosity is not None or (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"}}),
+        ("tokenizer.json", {"post_processor": TEMPLATE}),
+        ("tokenizer_config.json", {"model_max_length": []}),
+        ("tokenizer_config.json", {"tokenizer_class": []}),
+    ],
+)
+def test_files_that_break_a_tokenizer_when_it_is_used(name: str, change: dict, tmp_path: Path):
+    """Among them one at which tokenizers panics, which is no Exception."""
+    plain_inner().save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    load_tokenizer(tmp_path)
+    path = tmp_path / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    refuses(lambda: load_tokenizer(tmp_path).encode("When Ann"), tmp_path, "cannot be used")

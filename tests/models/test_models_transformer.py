@@ -18,8 +18,8 @@ from pie_jax.models.transformer import (
     Transformer,
     abstract_transformer,
     parameter_count,
-    rotate,
 )
+from pie_jax.models.turns import rotate
 
 # float32 against float64 or in another order of sums; logits reach about ten.
 TOLERANCE = 1e-4
@@ -234,6 +234,10 @@ def test_embedding_scale_is_rounded_to_the_weights_dtype(golden: Path):
         ("gemma-3-4b", 4_300_079_472 - 416_866_032 - 2560 * 1152 - 1152),
         ("gemma-3-12b", 12_187_325_040 - 416_866_032 - 3840 * 1152 - 1152),
         ("gemma-3-27b", 27_432_406_640 - 416_866_032 - 5376 * 1152 - 1152),
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
         ("mistral-7b", 7_241_732_096),
         ("qwen2.5-0.5b", 494_032_768),
         ("qwen2.5-1.5b", 1_543_714_304),

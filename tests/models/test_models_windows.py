@@ -93,7 +93,7 @@ def test_other_tokens_from_a_position_on(model: Transformer):
     clean = tokens(model)
     other = jnp.where(jnp.arange(LENGTH) >= 7, tokens(model, 5), clean)
     of = window(record(model, clean), jnp.int32(7), 5)
-    residual, _ = run_window(model, of, model.embed(other[7:]))
+    residual, _ = run_window(model, of, model.embed(other[7:], 7))
     np.testing.assert_allclose(residual, model.streams(other).residual[7:], atol=TOLERANCE)
 
 

@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_transcoders import D, F, L, T, random, random_clt, write_set
 
 from pie_jax.files.hub import resolve_folder
+from pie_jax.transcoders.formats import transcoder_set
 from pie_jax.transcoders.formats.circuit_tracer import save_transcoder
 from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.store import Transcoder
@@ -190,3 +191,16 @@ def test_skips_and_top_k(k: int | None, tmp_path: Path):
         save_file(tensors | {"W_skip": random(60 + layer, D, D)}, path)
     paths = {layer: str(folder / f"layer_{layer}.safetensors") for layer in range(L)}
     compare_sets(folder, paths, None, k)
+
+
+@pytest.mark.parametrize("jump", [True, False])
+def test_saved_sets(jump: bool, tmp_path: Path):
+    """What training per layer writes, with a skip."""
+    folder = write_set(tmp_path / "set", jump=jump)
+    for layer in range(L):
+        path = folder / f"layer_{layer}.safetensors"
+        tensors = load_file(path)
+        save_file(tensors | {"W_skip": random(60 + layer, D, D)}, path)
+    saved = tmp_path / "saved"
+    transcoder_set.save_transcoder(load_transcoder(folder).module(), saved)
+    compare_sets(saved, {i: str(saved / f"layer_{i}.safetensors") for i in range(L)}, None)

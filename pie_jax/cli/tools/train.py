@@ -1,4 +1,4 @@
-"""`pie-jax train-clt`: train a cross-layer transcoder on a text corpus."""
+"""`pie-jax train-clt`: train a transcoder, cross-layer or per layer, on a text corpus."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
+from pie_jax.errors import InputError
 from pie_jax.terminal import console, progress_bar, quiet_orbax, use_compile_cache
 
 if TYPE_CHECKING:
@@ -20,34 +21,73 @@ def train_clt(
     corpus: Annotated[list[Path], typer.Option(help="Text or JSONL ({'text': ...}); repeatable.")],
     out: Annotated[Path, typer.Option(help="Folder for the transcoder; resumes if interrupted.")],
     features: Annotated[int, typer.Option(help="Features a layer.")],
-    l0: Annotated[float, typer.Option(help="Active features wanted per layer and token.")],
+    l0: Annotated[
+        float | None, typer.Option(help="Active features wanted per layer and token.")
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Active features of a TopK, in place of --l0.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="cross-layer, or per-layer: features write to their own layer.")
+    ] = "cross-layer",
+    activation: Annotated[str, typer.Option(help="jumprelu, relu, or topk (per-layer).")] = (
+        "jumprelu"
+    ),
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Add an affine skip to each layer (per-layer).")
+    ] = False,
     model: opt.Model = "demo",
     steps: Annotated[int, typer.Option(help="Training steps.")] = 1500,
     seed: opt.Seed = 0,
 ) -> None:
-    """Train a cross-layer transcoder and write it in circuit-tracer's format.
+    """Train a transcoder and write it in circuit-tracer's format.
 
     Examples:
 
     \b
     pie-jax train-clt --model demo --corpus text.jsonl --features 1024 --l0 13 --out clt
+    pie-jax train-clt --kind per-layer --skip --activation topk --k 16 \\
+        --model demo --corpus text.jsonl --features 1024 --out transcoders
     """
     from pie_jax.models.loader import load_model
     from pie_jax.transcoders.training.run import TrainOptions, train_clt
 
     use_compile_cache()
     quiet_orbax()
-    options = TrainOptions(features=features, l0=l0, steps=steps, seed=seed)
+    options = TrainOptions(
+        features=features,
+        l0=_active(l0, k, activation),
+        steps=steps,
+        seed=seed,
+        kind=kind,
+        activation=activation,
+        skip=skip,
+    )
     with progress_bar("train-clt") as progress:
         report = train_clt(
             load_model(model),
             corpus,
             out,
             options,
-            progress=lambda step, total, _: progress(step, total, "steps"),
+            progress=lambda step, total, now: progress(step, total, _state(now)),
         )
     console.print(_quality_table(report.heldout))
     console.print(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
+
+
+def _active(l0: float | None, k: int | None, activation: str) -> float:
+    """Return how many features are to be active: --k of a TopK, --l0 of others."""
+    wanted, other = ("--k", "--l0") if activation == "topk" else ("--l0", "--k")
+    given = {"--l0": l0, "--k": k}
+    value = given[wanted]
+    if value is None or given[other] is not None:
+        raise InputError(f"--activation {activation} needs {wanted}, and no {other}.")
+    return float(value)
+
+
+def _state(now: dict[str, float]) -> str:
+    loss, rate = 1 - now["explained_variance"], now["tokens_per_second"]
+    return f"steps, loss {loss:.3f}, L0 {now['l0']:.1f}, {rate:,.0f} tokens/s"
 
 
 def _quality_table(quality: Quality) -> Table:

@@ -1,6 +1,6 @@
 """Model families: one file each, entered in `FAMILIES`."""
 
-from pie_jax.models.families import gemma2, gemma3, llama, mistral, qwen2, qwen3
+from pie_jax.models.families import gemma2, gemma3, gpt2, llama, mistral, qwen2, qwen3
 from pie_jax.models.families.base import Family
 
 FAMILIES: dict[str, Family] = {
@@ -9,6 +9,7 @@ FAMILIES: dict[str, Family] = {
         llama.FAMILY,
         gemma2.FAMILY,
         gemma3.FAMILY,
+        gpt2.FAMILY,
         mistral.FAMILY,
         qwen2.FAMILY,
         qwen3.FAMILY,

@@ -45,6 +45,8 @@ OFF: dict[str, Any] = {
     "use_sliding_window": False,
 }
 
+_MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -52,12 +54,14 @@ class Tensor:
 
     `name` is the checkpoint's name, with `{}` for the layer where the leaf is stacked. `shape`
     is the tensor's shape on disk, as a function of the config; `transpose` swaps its two axes
-    before it is reshaped to the leaf's own shape.
+    before it is reshaped to the leaf's own shape. A tensor that holds several leaves side by side
+    along its last axis is cut into equal parts: `part` (number, of so many) is the leaf's.
     """
 
     name: str
     shape: Callable[[ModelConfig], tuple[int, ...]]
     transpose: bool = False
+    part: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,16 @@ class Fields:
                 "is this the config.json of the model?"
             )
         return kind(value)
+
+    def layers(self, key: str, default: int | None = None) -> int:
+        """Return the number of layers; for so many, things are listed one by one."""
+        count = self.need(key, int, default)
+        if count > _MOST_LAYERS:
+            raise InputError(
+                f"{self.source}: `{key}` is {count}, but models have at most {_MOST_LAYERS} "
+                "layers; is this the config.json of the model?"
+            )
+        return count
 
     def number_or_none(self, key: str) -> float | None:
         """Return a positive number, or None where it is absent or null."""

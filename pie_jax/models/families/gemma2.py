@@ -18,7 +18,7 @@ def parse(fields: Fields) -> ModelConfig:
     fields.expect("hidden_act", ("gelu_pytorch_tanh",))
     fields.expect("hidden_activation", ("gelu_pytorch_tanh",))
     theta, scaling = parse_rope(fields)
-    layers = fields.need("num_hidden_layers", int)
+    layers = fields.layers("num_hidden_layers")
     return ModelConfig(
         family="gemma2",
         vocab_size=fields.need("vocab_size", int),

@@ -22,7 +22,7 @@ def parse(fields: Fields) -> ModelConfig:
     """Read the config.json of a Gemma-3 text model, or its `text_config`."""
     fields.expect("attention_bias", (False,))
     fields.expect("hidden_activation", ("gelu_pytorch_tanh",))
-    layers = fields.need("num_hidden_layers", int, 26)
+    layers = fields.layers("num_hidden_layers", 26)
     pattern = fields.get("_sliding_window_pattern", 6)
     pattern = fields.need("sliding_window_pattern", int, pattern)
     window = None if "sliding_window" in fields.raw else 4096

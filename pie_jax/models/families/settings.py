@@ -77,7 +77,7 @@ def parse_sizes(fields: Fields, *, kv_heads: bool = True) -> dict[str, Any]:
     heads, d_model = fields.need("num_attention_heads", int), fields.need("hidden_size", int)
     return {
         "vocab_size": fields.need("vocab_size", int),
-        "num_layers": fields.need("num_hidden_layers", int),
+        "num_layers": fields.layers("num_hidden_layers"),
         "d_model": d_model,
         "d_mlp": fields.need("intermediate_size", int),
         "num_heads": heads,

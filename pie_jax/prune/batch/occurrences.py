@@ -22,7 +22,7 @@ from pie_jax.devices.placement import host_zeros, place_weight
 from pie_jax.devices.programs import program
 from pie_jax.devices.shapes import coarse
 from pie_jax.kernels import TILE, Tiles, Writes, active_union, block_size, top_union
-from pie_jax.transcoders.modules import Encoder, active_mask
+from pie_jax.transcoders.modules import ZEROED_POSITIONS, Encoder, active_mask
 from pie_jax.transcoders.store import Transcoder
 
 # Active features of a position in any layer, counted with those of padding, at least.
@@ -79,21 +79,25 @@ class OccurrenceFinder:
         clean: Float[Array, "B L T D"],
         corrupted: Float[Array, "B M L T D"] | None,
         lengths: np.ndarray,
+        zeroed: np.ndarray | None = None,
     ) -> Occurrences:
         """Return the union of what is active on the clean run and on any of M corrupted ones.
 
-        None stands for one corruption under which every activation is 0.
+        None stands for one corruption under which every activation is 0. `zeroed` [B]: so many
+        positions of each prompt hold no occurrences; None, BOS alone.
         """
-        length = put(self._transcoder.mesh, lengths)
+        if zeroed is None:
+            zeroed = np.full(len(lengths), ZEROED_POSITIONS, np.int32)
+        span = put(self._transcoder.mesh, zeroed), put(self._transcoder.mesh, lengths)
         self._grow(_ACTIVE * clean.shape[2])
-        layers = [self._layer(layer, clean, corrupted, length) for layer in range(clean.shape[1])]
+        layers = [self._layer(layer, clean, corrupted, span) for layer in range(clean.shape[1])]
         return _merge(layers, clean.shape[2])
 
     def _layer(
-        self, layer: int, clean: Array, corrupted: Array | None, length: Array
+        self, layer: int, clean: Array, corrupted: Array | None, span: tuple[Array, Array]
     ) -> _LayerUnion:
         encoder = self._transcoder.encoder(layer)
-        inputs = (encoder, np.int32(layer), clean, corrupted, length)
+        inputs = (encoder, np.int32(layer), clean, corrupted, *span)
         while True:
             union = jax.tree.map(fetch, _union(*inputs, self._capacity))
             most = int(union.active.max())
@@ -111,6 +115,7 @@ def _union(
     layer: Int[Array, ""],
     clean: Float[Array, "B L T D"],
     corrupted: Float[Array, "B M L T D"] | None,
+    zeroed: Int[Array, " B"],
     length: Int[Array, " B"],
     capacity: int,
 ) -> _LayerUnion:
@@ -119,10 +124,10 @@ def _union(
     rows = clean.shape[0] * clean.shape[2] * (1 if corrupted is None else 1 + corrupted.shape[1])
     block = block_size(rows, weight.shape[0])
 
-    def one(x: Array, y: Array | None, length: Array) -> _LayerUnion:
+    def one(x: Array, y: Array | None, zeroed: Array, length: Array) -> _LayerUnion:
         runs = x[None] if y is None else jnp.concatenate([x[None], y])
         runs = jax.lax.dynamic_index_in_dim(runs, layer, axis=1, keepdims=False)
-        real = active_mask(length, runs.shape[1])
+        real = active_mask(length, runs.shape[1], zeroed)
         if encoder.top is None:
             found = active_union(weight, bias, threshold, runs, real, capacity, block)
         else:
@@ -132,8 +137,8 @@ def _union(
         others = jnp.zeros_like(clean)[None] if y is None else others
         return _LayerUnion(found.position, found.feature, clean, others, found.count)
 
-    axes = (0, None if corrupted is None else 0, 0)
-    return jax.vmap(one, axes)(clean, corrupted, length)
+    axes = (0, None if corrupted is None else 0, 0, 0)
+    return jax.vmap(one, axes)(clean, corrupted, zeroed, length)
 
 
 def occurrences_class(size: int, length: int) -> int:

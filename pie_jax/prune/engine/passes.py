@@ -74,7 +74,7 @@ def read_windows(
         of = window(recorded, start, size)
 
         def changed(tokens: Array) -> Array:
-            x = model.embed(jax.lax.dynamic_slice_in_dim(tokens, start, size))
+            x = model.embed(jax.lax.dynamic_slice_in_dim(tokens, start, size), start)
             _, resid_mid = run_window(model, of, x)
             whole = jax.lax.dynamic_update_slice_in_dim(recorded.resid_mid, resid_mid, start, 1)
             return inputs(whole)

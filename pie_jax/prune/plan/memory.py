@@ -14,8 +14,8 @@ from typing import Literal
 from pie_jax.devices.shapes import coarse
 from pie_jax.kernels import TILE
 from pie_jax.kernels.writes import _CHUNK
+from pie_jax.models.abstract import parameter_count
 from pie_jax.models.config import ModelConfig
-from pie_jax.models.transformer import parameter_count
 from pie_jax.prune.batch.occurrences import _LEAST_BLOCKS, _LEAST_TILES, occurrences_class
 from pie_jax.prune.engine.evaluator import _STREAM_BYTES
 from pie_jax.prune.options import PruneOptions
@@ -61,7 +61,8 @@ class Load:
 def block_parameters(config: ModelConfig) -> int:
     """Return how many weights the layers multiply by, norms left out."""
     heads = 2 * config.num_heads + 2 * config.num_kv_heads
-    one = config.d_model * (heads * config.head_dim + 3 * config.d_mlp)
+    matrices = 3 if config.gated else 2
+    one = config.d_model * (heads * config.head_dim + matrices * config.d_mlp)
     return config.num_layers * one
 
 

@@ -1,4 +1,4 @@
-"""The loop of CLT training: the model's activations streamed through step after step."""
+"""The loop of training: the model's activations streamed through step after step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pie_jax.models.transformer import Transformer
 from pie_jax.transcoders.training.data import Feed, Windows
 from pie_jax.transcoders.training.options import TrainOptions
 from pie_jax.transcoders.training.placement import first_state, revive
-from pie_jax.transcoders.training.state import Scales, TrainState, measure_scales, normalise
+from pie_jax.transcoders.training.state import Form, Scales, TrainState, measure_scales, normalise
 from pie_jax.transcoders.training.step import Metrics, train_step
 from pie_jax.transcoders.training.store import Checkpoints
 from pie_jax.transcoders.training.stream import stream
@@ -49,12 +49,15 @@ class Trainer:
         like = jax.eval_shape(self._begin)._replace(tokens=0, seconds=0.0)
         step, reached = checkpoints.newest(like) or (0, self._begin())
         state, scales, tokens, seconds = reached
-        started = time.monotonic() - seconds
+        began, before = time.monotonic(), tokens
+        started = began - seconds
         while step < steps:
             state, metrics, counted = self._step(step, state, scales)
             step, tokens = step + 1, tokens + counted
             if progress is not None and (step % _PROGRESS_EVERY == 0 or step == steps):
-                progress(step, steps, _describe(state, metrics, options))
+                described = _describe(state, metrics, options)
+                rate = (tokens - before) / (time.monotonic() - began)
+                progress(step, steps, {**described, "tokens_per_second": rate})
             if step % options.checkpoint_every == 0 or step == steps:
                 reached = Reached(state, scales, tokens, time.monotonic() - started)
                 checkpoints.save(step, reached)
@@ -67,30 +70,32 @@ class Trainer:
         counted = int(feed.counts.sum())
         if options.revives(step):
             key = jax.random.fold_in(self._key, step)
-            state = _revive(self._transformer, scales, feed, state, key, options.dead_after)
+            state = _revive(
+                self._transformer, scales, feed, state, key, options.dead_after, options.form
+            )
         l0, rate = np.float32(options.target_l0(step)), np.float32(options.rate(step))
-        state, metrics = _update(self._transformer, scales, feed, state, l0, rate)
+        state, metrics = _update(self._transformer, scales, feed, state, l0, rate, options.form)
         return state, metrics, counted
 
     def _begin(self) -> Reached:
         options = self._options
         feed = self._windows.batch(0, _FIRST_BATCHES)
-        l0 = options.target_l0(0)
-        state, scales = _first(self._transformer, feed, self._key, options.features, l0)
+        l0, size = options.target_l0(0), options.features
+        state, scales = _first(self._transformer, feed, self._key, size, l0, options.form)
         return Reached(state, scales, tokens=0, seconds=0.0)
 
 
-@partial(jax.jit, static_argnames=("features", "l0"))
+@partial(jax.jit, static_argnames=("features", "l0", "form"))
 def _first(
-    transformer: Transformer, feed: Feed, key: PRNGKeyArray, features: int, l0: float
+    transformer: Transformer, feed: Feed, key: PRNGKeyArray, features: int, l0: float, form: Form
 ) -> tuple[TrainState, Scales]:
     inputs, targets = stream(transformer, feed)
     scales = measure_scales(inputs, targets, feed.counts)
     batch = normalise(scales, inputs, targets, feed.counts)
-    return first_state(features, batch, l0, key), scales
+    return first_state(features, batch, l0, key, form), scales
 
 
-@partial(jax.jit, donate_argnames="state")
+@partial(jax.jit, donate_argnames="state", static_argnames="form")
 def _update(
     transformer: Transformer,
     scales: Scales,
@@ -98,12 +103,13 @@ def _update(
     state: TrainState,
     l0: Float[Array, ""],
     learning_rate: Float[Array, ""],
+    form: Form,
 ) -> tuple[TrainState, Metrics]:
     batch = normalise(scales, *stream(transformer, feed), feed.counts)
-    return train_step(state, batch, l0, learning_rate)
+    return train_step(state, batch, l0, learning_rate, form)
 
 
-@partial(jax.jit, donate_argnames="state", static_argnames="after")
+@partial(jax.jit, donate_argnames="state", static_argnames=("after", "form"))
 def _revive(
     transformer: Transformer,
     scales: Scales,
@@ -111,9 +117,10 @@ def _revive(
     state: TrainState,
     key: PRNGKeyArray,
     after: int,
+    form: Form,
 ) -> TrainState:
     batch = normalise(scales, *stream(transformer, feed), feed.counts)
-    return revive(state, batch, state.idle >= after, key)
+    return revive(state, batch, state.idle >= after, key, form)
 
 
 def _describe(state: TrainState, metrics: Metrics, options: TrainOptions) -> dict[str, float]:

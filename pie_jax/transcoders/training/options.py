@@ -1,10 +1,14 @@
-"""What a CLT training is asked for, and what follows from that for each step."""
+"""What a training is asked for, and what follows from that for each step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast, get_args
 
 from pie_jax.errors import InputError
+from pie_jax.transcoders.training.state import Form, TrainedActivation
+
+_KINDS = ("cross-layer", "per-layer")
 
 # Held-out L0 differs a little from the training batches'; steer below what was asked for.
 _L0_MARGIN = 0.98
@@ -20,6 +24,10 @@ _REVIVE_SHARE = 0.8  # of the steps; a feature needs the rest to settle
 class TrainOptions:
     """`features` a layer, `l0` active ones per layer and token; a batch is `batch` windows.
 
+    `kind`: a feature writes to its own layer and all after it, or to its own alone. `activation`
+    `topk` keeps exactly `l0`, and is for per-layer ones, as is `skip`, an affine map from what a
+    layer reads to what it writes: the cross-layer format has neither.
+
     `heldout` windows are kept for the report. A feature that fired on none of the last
     `dead_after` steps' tokens is revived.
     """
@@ -34,6 +42,9 @@ class TrainOptions:
     checkpoint_every: int = 100
     heldout: int = 3000
     dead_after: int = 100
+    kind: str = "cross-layer"
+    activation: str = "jumprelu"
+    skip: bool = False
 
     def __post_init__(self) -> None:
         whole = ("features", "steps", "batch", "checkpoint_every", "heldout", "dead_after")
@@ -43,9 +54,26 @@ class TrainOptions:
         require(0 < self.l0 <= self.features / 2, "l0", "above 0 and at most half of the features")
         require(self.learning_rate > 0, "learning_rate", "above 0")
         require(self.seed >= 0, "seed", "at least 0")
+        _require_one_of("kind", self.kind, _KINDS)
+        _require_one_of("activation", self.activation, get_args(TrainedActivation))
+        per_layer = self.kind == "per-layer"
+        top = self.activation == "topk"
+        require(per_layer or not self.skip, "skip", "left out, or `kind` per-layer")
+        require(per_layer or not top, "activation", "jumprelu or relu, or `kind` per-layer")
+        require(not top or self.l0 == int(self.l0), "l0", "a whole number, the k of a TopK")
+
+    @property
+    def form(self) -> Form:
+        """Return what is trained."""
+        k = int(self.l0) if self.activation == "topk" else None
+        activation = cast(TrainedActivation, self.activation)
+        return Form(activation, self.kind == "cross-layer", self.skip, k)
 
     def target_l0(self, step: int) -> float:
-        """Return the L0 that a step steers to: high first, when features have yet to differ."""
+        """Return the L0 that a step steers to: high first, when features have yet to differ; a
+        TopK has its own from the start."""
+        if self.activation == "topk":
+            return self.l0
         first = min(_FIRST_L0 * self.l0, self.features / 2)
         goal = _L0_MARGIN * self.l0
         return first * (goal / first) ** min(1.0, step / (_L0_SHARE * self.steps))
@@ -65,3 +93,7 @@ def require(holds: bool, name: str, expected: str) -> None:
     """Raise `InputError` where an option is not as expected."""
     if not holds:
         raise InputError(f"`{name}` must be {expected}.")
+
+
+def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    require(value in known, name, f"one of {', '.join(known)}")

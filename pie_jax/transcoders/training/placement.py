@@ -8,13 +8,15 @@ import optax
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from pie_jax.transcoders.training.state import (
+    CLT,
     EPSILON,
     Batch,
+    Form,
     TrainState,
     Weights,
     activations,
-    decode,
     decoder_norms,
+    estimate,
     feature_thresholds,
     preactivations,
     replace_features,
@@ -24,14 +26,18 @@ from pie_jax.transcoders.training.state import (
 _CLEARANCE = 1.5
 
 
-def first_state(features: int, batch: Batch, l0: float, key: PRNGKeyArray) -> TrainState:
+def first_state(
+    features: int, batch: Batch, l0: float, key: PRNGKeyArray, form: Form = CLT
+) -> TrainState:
     """Place every feature at a token of `batch` and set the threshold that leaves `l0` active."""
     layers, _, width = batch.inputs.shape
+    targets = [form.targets(layers, layer) for layer in range(layers)]
     weights = Weights(
         jnp.zeros((layers, features, width)),
         jnp.zeros((layers, features)),
-        tuple(jnp.zeros((features, layers - layer, width)) for layer in range(layers)),
+        tuple(jnp.zeros((features, count, width)) for count in targets),
         jnp.zeros((layers, width)),
+        jnp.zeros((layers, width, width)) if form.skip else None,
     )
     state = TrainState(
         weights,
@@ -41,10 +47,12 @@ def first_state(features: int, batch: Batch, l0: float, key: PRNGKeyArray) -> Tr
             jax.tree.map(jnp.zeros_like, weights),
         ),
         # Writes that add up to about the target, as `l0` features of every layer before it are on.
-        jnp.full((layers,), -jnp.log(_CLEARANCE * l0 * layers)),
+        jnp.full((layers,), -jnp.log(_CLEARANCE * l0 * form.writers(layers))),
         jnp.zeros((layers, features), jnp.int32),
     )
-    state = revive(state, batch, jnp.ones((layers, features), bool), key)
+    state = revive(state, batch, jnp.ones((layers, features), bool), key, form)
+    if form.activation == "topk":
+        return state
     norms = decoder_norms(state.weights)
     quantile = 1 - l0 / features
     thresholds = [
@@ -55,10 +63,14 @@ def first_state(features: int, batch: Batch, l0: float, key: PRNGKeyArray) -> Tr
 
 
 def revive(
-    state: TrainState, batch: Batch, dead: Bool[Array, "L F"], key: PRNGKeyArray
+    state: TrainState,
+    batch: Batch,
+    dead: Bool[Array, "L F"],
+    key: PRNGKeyArray,
+    form: Form = CLT,
 ) -> TrainState:
     """Place dead features anew, as if they had never been trained."""
-    placed = _place(state, batch, key)
+    placed = _place(state, batch, key, form)
     zeros = jax.tree.map(jnp.zeros_like, placed)
     moments = state.moments._replace(
         mu=replace_features(dead, zeros, state.moments.mu),
@@ -68,19 +80,20 @@ def revive(
     return state._replace(weights=weights, moments=moments, idle=jnp.where(dead, 0, state.idle))
 
 
-def _place(state: TrainState, batch: Batch, key: PRNGKeyArray) -> Weights:
+def _place(state: TrainState, batch: Batch, key: PRNGKeyArray, form: Form) -> Weights:
     """Draw a token for every feature: it reads that token and writes towards the error there.
 
     Tokens are drawn by their squared error in the layers that the feature writes to. At its
     token a feature has activation 1 and a write a little above the threshold: larger ones would
     add up, as similar tokens are drawn many times.
     """
-    active = activations(state.weights, batch.inputs, feature_thresholds(state))
-    errors = (batch.targets - decode(state.weights, active)) * batch.counts[:, None]
+    weights = state.weights
+    active = activations(weights, batch.inputs, feature_thresholds(state), form)
+    errors = (batch.targets - estimate(weights, batch.inputs, active)) * batch.counts[:, None]
     layers, features = state.idle.shape
     encoder, decoders = [], []
     for layer, inputs in enumerate(batch.inputs):
-        ahead = errors[layer:]
+        ahead = errors[layer : layer + form.targets(layers, layer)]
         squares = jnp.sum(ahead**2, axis=(0, 2)) + EPSILON * batch.counts
         draw = jax.random.fold_in(key, layer)
         tokens = jax.random.choice(draw, len(squares), (features,), p=squares / squares.sum())
@@ -92,5 +105,6 @@ def _place(state: TrainState, batch: Batch, key: PRNGKeyArray) -> Weights:
         jnp.stack(encoder),
         jnp.zeros((layers, features)),
         tuple(decoders),
-        state.weights.output_bias,
+        weights.output_bias,
+        weights.skip,
     )

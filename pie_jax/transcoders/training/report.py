@@ -87,14 +87,14 @@ def _sums(transformer: Transformer, clt: CrossLayerTranscoder, feed: Feed) -> di
     inputs, targets = stream(transformer, feed)
     counts = feed.counts[:, None]
     activations = clt.encode(inputs)
-    errors = (targets - clt.decode(activations)) * counts
+    errors = (targets - clt.decode(activations) - clt.skipped(inputs)) * counts
     # Far from zero, squares would lose the variance to rounding; the bias is about the mean.
     outputs = (targets - clt.bias[...][:, None]) * counts
     return {
         "errors": jnp.sum(errors**2, axis=(1, 2)),
         "squares": jnp.sum(outputs**2, axis=(1, 2)),
         "sum": jnp.sum(outputs, axis=1),
-        "fired": jnp.sum((activations > 0) & counts, axis=1),
+        "fired": jnp.sum((activations != 0) & counts, axis=1),
         "tokens": counts.sum(),
     }
 

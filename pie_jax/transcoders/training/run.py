@@ -1,4 +1,4 @@
-"""Training of a cross-layer transcoder on a text corpus: `train_clt`."""
+"""Training of a transcoder, cross-layer or per layer, on a text corpus: `train_clt`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def train_clt(
     *,
     progress: Progress | None = None,
 ) -> TrainReport:
-    """Train a CLT on the activations of `model` over text files and write it to `out`.
+    """Train a transcoder on the activations of `model` over text files and write it to `out`.
 
     The state is kept in `out` every `checkpoint_every` steps; called again after a crash, the
     training goes on from there, to the same weights. Where it is finished, the stored report is
@@ -68,7 +68,15 @@ def _identify(model: LanguageModel, corpus: FileCorpus, options: TrainOptions) -
 
 def _clt_config(model: LanguageModel, options: TrainOptions) -> TranscoderConfig:
     sizes = model.config.num_layers, model.config.d_model, options.features
-    return TranscoderConfig(*sizes, activation="jumprelu", model_name=model.name)
+    form = options.form
+    return TranscoderConfig(
+        *sizes,
+        activation=form.activation,
+        cross_layer=form.cross_layer,
+        has_skip=form.skip,
+        model_name=model.name,
+        k=form.k,
+    )
 
 
 __all__ = ["TrainOptions", "TrainReport", "train_clt"]

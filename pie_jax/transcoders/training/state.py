@@ -1,13 +1,16 @@
-"""What CLT training changes, and what it computes: activations, reconstruction, thresholds.
+"""What training changes, and what it computes: activations, reconstruction, thresholds.
 
 Shapes: L layers, N tokens of a batch, D model, F features a layer, W target layers of a
-feature. Inputs and targets are normalised per layer; `export` folds that into the weights.
+feature (1 of a per-layer transcoder). Inputs and targets are normalised per layer; `export` folds
+that into the weights.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
@@ -16,6 +19,33 @@ from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.modules import CrossLayerTranscoder, Encoder
 
 EPSILON = 1e-8
+
+TrainedActivation = Literal["jumprelu", "relu", "topk"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is trained: which activation, where features write, whether there is an affine skip.
+
+    JumpReLU and ReLU have thresholds that are steered to an L0; a ReLU's is in its bias in the
+    end. A TopK keeps the `k` largest of a layer and token, as they are.
+    """
+
+    activation: TrainedActivation = "jumprelu"
+    cross_layer: bool = True
+    skip: bool = False
+    k: int | None = None
+
+    def targets(self, layers: int, layer: int) -> int:
+        """Return how many layers, from its own on, a feature of `layer` writes to."""
+        return layers - layer if self.cross_layer else 1
+
+    def writers(self, layers: int) -> int:
+        """Return the features of how many layers write to one layer, at most."""
+        return layers if self.cross_layer else 1
+
+
+CLT = Form()
 
 
 class Scales(NamedTuple):
@@ -36,12 +66,13 @@ class Batch(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What the optimiser changes: encoders, and L decoders [F, W, D] with W = L - l."""
+    """What the optimiser changes: encoders, L decoders [F, W, D], an affine skip (out, in)."""
 
     encoder: Float[Array, "L F D"]
     encoder_bias: Float[Array, "L F"]
     decoders: tuple[Float[Array, "F W D"], ...]
     output_bias: Float[Array, "L D"]
+    skip: Float[Array, "L D D"] | None = None
 
 
 class TrainState(NamedTuple):
@@ -94,13 +125,27 @@ def preactivations(weights: Weights, inputs: Float[Array, "L N D"]) -> list[Floa
 
 
 def activations(
-    weights: Weights, inputs: Float[Array, "L N D"], thresholds: Float[Array, "L F"]
+    weights: Weights,
+    inputs: Float[Array, "L N D"],
+    thresholds: Float[Array, "L F"],
+    form: Form = CLT,
 ) -> list[Float[Array, "N F"]]:
-    """Return the activations after JumpReLU, [N, F] for each of the L layers."""
+    """Return the activations, [N, F] for each of the L layers; 0 is inactive."""
+    pre = preactivations(weights, inputs)
+    if form.activation == "topk":
+        assert form.k is not None
+        return [_largest(one, form.k) for one in pre]
+    shift = form.activation == "relu"
     return [
-        jnp.where(pre > threshold, pre, 0.0)
-        for pre, threshold in zip(preactivations(weights, inputs), thresholds, strict=True)
+        jnp.where(one > threshold, one - threshold if shift else one, 0.0)
+        for one, threshold in zip(pre, thresholds, strict=True)
     ]
+
+
+def _largest(pre: Float[Array, "N F"], k: int) -> Float[Array, "N F"]:
+    """Keep the k largest of every row; of equal ones the first."""
+    values, index = jax.lax.top_k(pre, k)
+    return jnp.zeros_like(pre).at[jnp.arange(len(pre))[:, None], index].set(values)
 
 
 def decode(weights: Weights, activations: list[Float[Array, "N F"]]) -> Float[Array, "L N D"]:
@@ -110,8 +155,18 @@ def decode(weights: Weights, activations: list[Float[Array, "N F"]]) -> Float[Ar
     for layer, (a, decoder) in enumerate(zip(activations, weights.decoders, strict=True)):
         # One product for all target layers: [N, F] x [F, W * D].
         write = (a @ decoder.reshape(len(decoder), -1)).reshape(len(a), -1, width)
-        total = total.at[layer:].add(write.swapaxes(0, 1))
+        total = total.at[layer : layer + write.shape[1]].add(write.swapaxes(0, 1))
     return total
+
+
+def estimate(
+    weights: Weights, inputs: Float[Array, "L N D"], activations: list[Float[Array, "N F"]]
+) -> Float[Array, "L N D"]:
+    """Return what features write, and what the affine skip makes of the inputs."""
+    written = decode(weights, activations)
+    if weights.skip is None:
+        return written
+    return written + jnp.einsum("lnd,led->lne", inputs, weights.skip)
 
 
 def decoder_norms(weights: Weights) -> Float[Array, "L F"]:
@@ -134,6 +189,7 @@ def replace_features(mask: Array, new: Weights, old: Weights) -> Weights:
             for row, n, o in zip(mask, new.decoders, old.decoders, strict=True)
         ),
         old.output_bias,
+        old.skip,
     )
 
 
@@ -144,10 +200,17 @@ def export(state: TrainState, scales: Scales, config: TranscoderConfig) -> Cross
     for layer, threshold in enumerate(feature_thresholds(state)):
         weight = weights.encoder[layer] / scales.input_scale[layer]
         bias = weights.encoder_bias[layer] - weight @ scales.input_mean[layer]
-        encoders.append(Encoder(weight, bias, threshold))
+        if config.activation == "relu":
+            bias = bias - threshold
+        jump = threshold if config.activation == "jumprelu" else None
+        encoders.append(Encoder(weight, bias, jump, config.top))
     decoders = [
-        decoder * scales.output_scale[layer:, None]
+        decoder * scales.output_scale[layer : layer + decoder.shape[1], None]
         for layer, decoder in enumerate(weights.decoders)
     ]
     bias = scales.output_mean + weights.output_bias * scales.output_scale[:, None]
-    return CrossLayerTranscoder(config, encoders, decoders, bias)
+    if weights.skip is None:
+        return CrossLayerTranscoder(config, encoders, decoders, bias)
+    skip = weights.skip * (scales.output_scale / scales.input_scale)[:, None, None]
+    bias = bias - jnp.einsum("led,ld->le", skip, scales.input_mean)
+    return CrossLayerTranscoder(config, encoders, decoders, bias, skip)

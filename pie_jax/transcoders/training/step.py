@@ -10,12 +10,14 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from pie_jax.transcoders.training.state import (
+    CLT,
     EPSILON,
     Batch,
+    Form,
     TrainState,
     Weights,
     activations,
-    decode,
+    estimate,
     feature_thresholds,
     replace_features,
 )
@@ -37,16 +39,19 @@ class Metrics(NamedTuple):
 
 
 def train_step(
-    state: TrainState, batch: Batch, l0: Array, learning_rate: Array
+    state: TrainState, batch: Batch, l0: Array, learning_rate: Array, form: Form = CLT
 ) -> tuple[TrainState, Metrics]:
-    """Take one Adam step, move the threshold towards `l0` active features, count idle steps."""
+    """Take one Adam step, move the threshold towards `l0` active features, count idle steps.
+
+    A TopK has no threshold: that many are always active.
+    """
     thresholds = feature_thresholds(state)
 
     def loss_of(weights: Weights) -> tuple[Array, tuple[Array, Array]]:
-        active = activations(weights, batch.inputs, thresholds)
-        errors = batch.targets - decode(weights, active)
+        active = activations(weights, batch.inputs, thresholds, form)
+        errors = batch.targets - estimate(weights, batch.inputs, active)
         unexplained = _unexplained(errors, batch)
-        fired = jnp.stack([(a > 0) & batch.counts[:, None] for a in active])
+        fired = jnp.stack([(a != 0) & batch.counts[:, None] for a in active])
         return unexplained.mean(), (unexplained, fired)
 
     gradients, (unexplained, fired) = jax.grad(loss_of, has_aux=True)(state.weights)
@@ -56,7 +61,8 @@ def train_step(
     l0_now = fired.sum(axis=(1, 2)) / jnp.maximum(tokens, 1)
     error = jnp.clip(jnp.log(jnp.maximum(l0_now, EPSILON) / l0), -1, 1)
     idle = jnp.where(fired.any(axis=1), 0, state.idle + 1)
-    new = TrainState(weights, moments, state.log_threshold + _GAIN * error, idle)
+    move = _GAIN * error if form.activation != "topk" else 0.0
+    new = TrainState(weights, moments, state.log_threshold + move, idle)
     return new, Metrics(unexplained, l0_now)
 
 

@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from pie_jax.errors import InputError
 from pie_jax.files.atomic import replacing
-from pie_jax.transcoders.formats.circuit_tracer import save_transcoder
+from pie_jax.transcoders.formats import circuit_tracer, transcoder_set
 from pie_jax.transcoders.modules import CrossLayerTranscoder
 from pie_jax.transcoders.training.report import TrainReport, read_report
 
@@ -56,7 +56,8 @@ class TrainStore:
     def publish(self, clt: CrossLayerTranscoder, report: TrainReport) -> None:
         """Move the transcoder and last its report into place, then drop the checkpoints."""
         draft = self._work / "draft"
-        save_transcoder(clt, draft)
+        layout = circuit_tracer if clt.config.cross_layer else transcoder_set
+        layout.save_transcoder(clt, draft)
         report.write(draft / _REPORT)
         names = sorted(path.name for path in draft.iterdir())
         # The report comes last: where it is, everything is.

@@ -14,7 +14,7 @@ from pie_jax.graph.types import Graph
 from pie_jax.models.gradient_rules import FULL
 from pie_jax.models.layers import layer_of
 from pie_jax.models.loader import LanguageModel
-from pie_jax.models.transformer import rotation
+from pie_jax.models.turns import rotation
 from pie_jax.transcoders.store import Transcoder
 
 

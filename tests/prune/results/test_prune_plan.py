@@ -15,8 +15,8 @@ from prune_helpers import tiny_model, tiny_pairs, tiny_transcoder
 from refusals import refuses
 
 import pie_jax
+from pie_jax.models.abstract import parameter_count
 from pie_jax.models.config import PRESETS
-from pie_jax.models.transformer import parameter_count
 from pie_jax.prune.batch import occurrences
 from pie_jax.prune.batch.pairs import batches
 from pie_jax.prune.engine import kl, passes
