@@ -12,6 +12,7 @@
 # OUT/stages.jsonl   seconds and exit code of every stage (124: stopped at its limit)
 # OUT/llama-*.json   Llama-3.2-1B's shape in bfloat16: seconds of the first batch, compiling
 #                    included, prompts/s, and the pair scan as a share of the matmul peak
+# OUT/graph*.json     attribution graphs on the same weights, one prompt; seconds and memory by length
 # OUT/kernels.json   gathered, tiled, streamed and Pallas as shares of the copy bandwidth
 # OUT/small.json     the shape `small` in float32 with `auto`
 # OUT/latency.json   the demo, one prompt at a time: the first answer and the next ones
@@ -59,9 +60,10 @@ weights_folder() {
 
 measure_all() {
   local shape=llama-3.2-1b prompts=24 batch=8 budgets=50,100 kernels=large small=small
+  local lengths=64,512,2048
   local check='import jax; print(jax.devices()); assert jax.default_backend() != "cpu", "no accelerator"'
   if [[ $size == quick ]]; then
-    shape=tiny prompts=8 batch=4 budgets=5,10 kernels=tiny small=tiny
+    shape=tiny prompts=8 batch=4 budgets=5,10 kernels=tiny small=tiny lengths=16,32
     check='import jax; print(jax.devices())'
   fi
   : >"$out/stages.jsonl"
@@ -87,6 +89,12 @@ measure_all() {
     # One budget: another one is other programs to compile.
     stage llama-fap-synergy 180 "${prune[@]}" --methods fap,fap-synergy --budgets "${budgets#*,}" \
       --prompts $((2 * batch)) --batch-size "$batch" --json "$out/llama-fap-synergy.json"
+    # An attribution graph of 1,000 features; then of prompts of many lengths, each in a process.
+    local graph=("$python" -m benchmarks.graph --shape "$shape" --weights "$weights" --no-demo
+      --dtype bfloat16)
+    stage graph 120 "${graph[@]}" --lengths "" --json "$out/graph.json"
+    stage graph-lengths 150 "${graph[@]}" --prompts 1 --length-shape "$shape" \
+      --lengths "$lengths" --json "$out/graph-lengths.json"
   else
     echo "there are no weights, so $shape is not measured"
   fi
