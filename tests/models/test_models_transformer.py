@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from slow_transformer import SlowTransformer
 
+from pie_jax.models.abstract import abstract_transformer, parameter_count
 from pie_jax.models.config import PRESETS, ModelConfig
 from pie_jax.models.gradient_rules import FULL, GRADIENT_RULES
 from pie_jax.models.loader import load_transformer, read_config
 from pie_jax.models.transformer import (
     Transformer,
-    abstract_transformer,
-    parameter_count,
 )
 from pie_jax.models.turns import rotate
 

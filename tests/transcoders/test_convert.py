@@ -41,9 +41,11 @@ class Converted:
     single: PruneResult
 
 
-def prune(model: LanguageModel, transcoder: Transcoder, pairs: Path) -> PruneResult:
+def prune(
+    model: LanguageModel, transcoder: Transcoder, pairs: Path, out: Path | None = None
+) -> PruneResult:
     rows = pie_jax.load_pairs(pairs)
-    return pie_jax.prune(model, transcoder, rows, methods=("fap",), budgets=(4, 8))
+    return pie_jax.prune(model, transcoder, rows, methods=("fap",), budgets=(4, 8), out=out)
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +110,16 @@ def test_the_record_of_a_run_knows_the_weights(converted: Converted, tmp_path: P
     """A folder's hash changes with any weight, although only its manifest is hashed."""
     model = pie_jax.load_model(converted.folder / "model")
     clt = pie_jax.load_transcoder(converted.folder / "transcoder")
-    config = prune(model, clt, converted.pairs).record["config"]
+    config = prune(model, clt, converted.pairs, tmp_path / "run").record["config"]
     assert "pie_jax.json" in config["sha256"]["model"]
     assert set(config["sha256"]["transcoder"]) == {"pie_jax.json"}
     rows = [np.array(decoder) for decoder in converted.transcoder.decoder_maps]
     rows[-1][-1, -1, -1] += 1
     other = replace(converted.transcoder, decoder_maps=rows)
-    orbax.save(other, tmp_path)
+    orbax.save(other, tmp_path / "other")
     digests = [
         json.loads((folder / "pie_jax.json").read_text())["sha256"]
-        for folder in (tmp_path, converted.folder / "transcoder")
+        for folder in (tmp_path / "other", converted.folder / "transcoder")
     ]
     last = f"rows_{len(rows) - 1}.safetensors"
     assert {name for name in digests[0] if digests[0][name] != digests[1][name]} == {last}

@@ -142,7 +142,9 @@ def test_what_stages_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     x = jax.numpy.zeros((load.batch, 1, load.tokens, shapes.model.d_model))
     encoder = case.transcoder.encoder(0)
     length = inputs.prompts.length
-    encoding = taken(occurrences._union, encoder, 0, x, x[:, None], length, capacity=2048)
+    encoding = taken(
+        occurrences._union, encoder, 0, x, x[:, None], length * 0 + 1, length, capacity=2048
+    )
     real = {
         "gradients and scores": scores,
         "circuits and logits": circuits,
