@@ -31,13 +31,15 @@ class Prompt(NamedTuple):
 class Metric:
     """A sum over positions: `each(model, residual [P, D], prompt, rule) -> [P]` is their shares.
 
-    `last_only`: only the last position of the prompt counts.
+    `last_only`: only the last position of the prompt counts. One that needs a target needs a
+    distractor too, but for `needs_distractor=False`.
     """
 
     name: str
     needs_target: bool
     last_only: bool
     each: Callable[[Transformer, Array, Prompt, GradientRule], Array]
+    needs_distractor: bool = True
 
     def value(
         self,
@@ -73,6 +75,14 @@ def logit_diff(
     return logits[:, 0] - logits[:, 1]
 
 
+def logit_above_mean(
+    model: Transformer, residual: Float[Array, "P D"], prompt: Prompt, rule: GradientRule
+) -> Float[Array, " P"]:
+    """Logit of the target minus the mean logit of the vocabulary."""
+    target = model.unembed_ids(residual, prompt.target[None], rule)[:, 0]
+    return target - model.unembed(residual, rule).mean(axis=-1)
+
+
 def logsumexp(
     model: Transformer, residual: Float[Array, "P D"], prompt: Prompt, rule: GradientRule
 ) -> Float[Array, " P"]:
@@ -84,6 +94,7 @@ METRICS: Registry[Metric] = Registry(
     "pie_jax.metrics",
     {
         "logit-diff": Metric("logit-diff", True, True, logit_diff),
+        "logit-above-mean": Metric("logit-above-mean", True, True, logit_above_mean, False),
         "logsumexp": Metric("logsumexp", False, False, logsumexp),
     },
 )
