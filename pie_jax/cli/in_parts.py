@@ -39,6 +39,9 @@ class InParts:
 
     def _part(self, columns: Sequence[Column], first: bool) -> Table:
         part = copy(self.table)
-        part.columns = [replace(column, _index=index) for index, column in enumerate(columns)]
+        # A word that is wider than the terminal goes on in the next line.
+        part.columns = [
+            replace(column, _index=index, overflow="fold") for index, column in enumerate(columns)
+        ]
         part.title = self.table.title if first else None
         return part

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from pie_jax.cli.output import Output
 from pie_jax.intervals import Mean
-from pie_jax.terminal import console
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,9 +101,9 @@ def cell(mean: Mean | None) -> str:
     return "–" if mean is None else f"{mean.mean:.3f}\n{mean.low:.2f}–{mean.high:.2f}"
 
 
-def report_skips(result: PruneResult | TaskResult) -> None:
+def report_skips(result: PruneResult | TaskResult, output: Output) -> None:
     """Say how many pairs were left out and why."""
     skipped = result.record.get("skipped", {})
     if skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        console.print(f"skipped pairs: {reasons} (listed in run.json)")
+        output.say(f"skipped pairs: {reasons} (listed in run.json)")

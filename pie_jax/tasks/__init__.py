@@ -14,7 +14,6 @@ from pie_jax.tasks.encode import (
     encode_pairs,
 )
 from pie_jax.tasks.pair_files import read_pairs
-from pie_jax.tasks.prompt import prompt_pair
 from pie_jax.tasks.records import Pair, TokenPair, write_pairs
 from pie_jax.tasks.suggest import suggest_corruption, with_suggestions
 from pie_jax.tasks.words import Split
@@ -31,7 +30,6 @@ __all__ = [
     "Tokenizer",
     "encode_pairs",
     "get_task",
-    "prompt_pair",
     "read_pairs",
     "suggest_corruption",
     "with_suggestions",

@@ -146,9 +146,9 @@ def encode_pair(
     source: str = "pairs",
 ) -> EncodedPair | SkippedPair:
     """Encode one pair, or say why it cannot be used; arguments as in `encode_pairs`."""
-    if not needs_corrupted:
-        pair = replace(pair, corrupted=())
     result = _encoded(pair, tokenizer, index, max_tokens)
+    if not needs_corrupted:
+        result = replace(result, corrupted=())
     problem = _prompt_problem(result, tokenizer, min_tokens, needs_corrupted)
     if problem is None and needs_target:
         problem = _answer_problem(pair, result, tokenizer, needs_distractor)
@@ -242,9 +242,7 @@ def _answer_problem(
     return None
 
 
-def _difference(
-    clean: Sequence[int], other: Sequence[int], tokenizer: EncodesPrompts
-) -> str:
+def _difference(clean: Sequence[int], other: Sequence[int], tokenizer: EncodesPrompts) -> str:
     """Say where two prompts differ, and into which tokens each is split there."""
     least = min(len(clean), len(other))
     start = next((i for i in range(least) if clean[i] != other[i]), least)

@@ -154,6 +154,10 @@ def _text(value: Any, key: str, where: str, *, expected: str = "a string") -> st
     return value
 
 
+def _cause(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def _json_type(value: Any) -> str:
     names = {type(None): "null", bool: "a boolean", dict: "an object", list: "a list"}
     numbers = {int: "a number", float: "a number"}

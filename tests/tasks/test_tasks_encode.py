@@ -25,6 +25,9 @@ class WordTokenizer:
         match = re.fullmatch(r" (\S+)", text)
         return self.ids.setdefault(match[1], len(self.ids) + 1) if match else None
 
+    def token(self, index: int) -> str:
+        return next((word for word, known in self.ids.items() if known == index), "<bos>")
+
     def answer_pieces(self, text: str) -> list[str]:
         return re.findall(r" \S+", text)
 
@@ -36,7 +39,7 @@ GOOD = Pair(CLEAN, (CORRUPTED,), " Ann", " Bob")
 BAD = [
     ("too-short", Pair("a b c d e f", ("a b c d e g",), " Ann", " Bob")),
     ("length-mismatch", Pair(CLEAN, (CORRUPTED, CORRUPTED + " x"), " Ann", " Bob")),
-    ("length-mismatch", Pair(CLEAN, (), " Ann", " Bob")),
+    ("no-corrupted-prompt", Pair(CLEAN, (), " Ann", " Bob")),
     ("same-prompt", Pair(CLEAN, (CORRUPTED, CLEAN), " Ann", " Bob")),
     ("missing-target", Pair(CLEAN, (CORRUPTED,), None, " Bob")),
     ("missing-target", Pair(CLEAN, (CORRUPTED,), " Ann", None)),

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
+from pie_jax.cli.in_parts import InParts
 from pie_jax.errors import InputError
 from pie_jax.prune.plan.sizes import parse_size, show_size
 from pie_jax.terminal import console
@@ -82,8 +83,8 @@ def plan(
     else:
         load = load_of_pairs(model, read_pairs(pairs), settings, active, str(pairs))
     made = make_plan(opened.shapes, load, settings, device=device, host=host, batch=batch_size)
-    console.print(_places(made))
-    console.print(_batch(made))
+    console.print(InParts(_places(made)))
+    console.print(InParts(_batch(made)))
     for line in _verdict(made):
         console.print(line, highlight=False, soft_wrap=True)
     if made.largest is not None:

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
+from pie_jax.cli.in_parts import InParts
 from pie_jax.terminal import console, progress_bar, quiet_orbax, use_compile_cache
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def train_clt(
             options,
             progress=lambda step, total, _: progress(step, total, "steps"),
         )
-    console.print(_quality_table(report.heldout))
+    console.print(InParts(_quality_table(report.heldout)))
     console.print(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
 
 
