@@ -63,9 +63,7 @@ class Asked:
             if value is not None and self.prompt is None:
                 raise InputError(f"{name}: belongs to --prompt; a file of pairs has its own.")
         if self.suggest and not self.own:
-            raise InputError(
-                "--suggest-corruption: is for --pairs and --prompt; tasks have theirs."
-            )
+            raise InputError("--suggest-corruption: is for --pairs or --prompt; tasks have theirs.")
         if self.suggest and self.corruption == "zero-features":
             raise InputError("--suggest-corruption: zero-features needs no corrupted prompt.")
 

@@ -83,7 +83,8 @@ def run(
     """Prune a circuit, explain and score its features, and write a report.
 
     On your own pairs, one prompt or a task; by default on the demo that ships with pie_jax,
-    offline. Another model needs a corpus for what follows pruning. The features are those of the first method at the middle budget.
+    offline. Another model needs a corpus for what follows pruning. The features are those of the
+    first method at the middle budget.
 
     Examples:
 
