@@ -13,7 +13,7 @@ DEFAULT_METHODS = ",".join(defaults.DEFAULT_METHODS)
 PAPER_BUDGETS = ",".join(map(str, defaults.PAPER_BUDGETS))
 
 Model = Annotated[
-    str, typer.Option(help="`demo`, a Hugging Face folder, or a hub id (owner/name[@revision]).")
+    str, typer.Option(help="`demo`, a Hugging Face folder, or a hub id (owner/name\\[@revision]).")
 ]
 Transcoder = Annotated[
     str,

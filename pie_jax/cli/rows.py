@@ -63,4 +63,6 @@ def score_rows(table: pa.Table) -> Rows:
 def _mean(name: str, mean: Mean | None) -> dict[str, Any]:
     if mean is None:
         return {name: None, "low": None, "high": None, "n": 0}
-    return {name: mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
+    # One value has no interval.
+    low, high = (mean.low, mean.high) if mean.n > 1 else (None, None)
+    return {name: mean.mean, "low": low, "high": high, "n": mean.n}

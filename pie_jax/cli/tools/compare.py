@@ -46,7 +46,7 @@ def compare(
             output.say(title)
             console.print(InParts(table, keep=2))
     else:
-        output.tables["comparison"] = comparison_rows(results, baseline)
+        output.tables["comparison"] = list(comparison_rows(results, baseline))
     if plot is not None:
         plot.write_text(str(chart(results)), encoding="utf-8")
         output.say(f"plot: {plot}")

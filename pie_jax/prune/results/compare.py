@@ -172,7 +172,9 @@ def _row(
     if isinstance(value, CircuitSize):
         return row | {"value": value.value, "bound": value.bound or None}
     if value is not None:
-        row |= {"value": value.mean, "low": value.low, "high": value.high, "n": value.n}
+        row |= {"value": value.mean, "n": value.n}
+        if value.n > 1:  # one value has no interval
+            row |= {"low": value.low, "high": value.high}
     return row
 
 
@@ -216,7 +218,8 @@ def _words(mean: Mean | None, of: int | None = None) -> str:
     if mean is None:
         return "–"
     fewer = "" if of is None or mean.n == of else f" (n {mean.n})"
-    return f"{mean.mean:.3f} [{mean.low:.2f}, {mean.high:.2f}]{fewer}"
+    interval = f" [{mean.low:.2f}, {mean.high:.2f}]" if mean.n > 1 else ""
+    return f"{mean.mean:.3f}{interval}{fewer}"
 
 
 def _size(size: CircuitSize | None) -> str:
