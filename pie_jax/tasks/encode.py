@@ -124,9 +124,8 @@ def encode_pairs(
         elif on_bad_pair == "skip":
             skipped.append(result)
         else:
-            raise InputError(
-                f"{result.message}; correct the row, or skip such rows with --on-bad-pair skip"
-            )
+            skip = ", or skip such rows with --on-bad-pair skip" if len(pairs) > 1 else ""
+            raise InputError(f"{result.message}; correct the row{skip}")
     if not encoded:
         raise InputError(_nothing_left(skipped, source))
     _warn_of_spaces(pairs, encoded, source)

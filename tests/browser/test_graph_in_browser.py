@@ -12,7 +12,17 @@ sync_api = pytest.importorskip(
     "playwright.sync_api", reason="needs the extra `browser`: pip install 'pie-jax[browser]'"
 )
 
-from graph_browser import Open, features, fragment_of, link_of, mark, pin  # noqa: E402
+from graph_browser import (  # noqa: E402, F401
+    Open,
+    chromium_browser,
+    features,
+    fragment_of,
+    link_of,
+    made_page,
+    mark,
+    page_opener,
+    pin,
+)
 from random_graphs import random_graph, strongest, with_twins  # noqa: E402
 
 from pie_jax.graph.listing import kept_edges, kept_nodes  # noqa: E402

@@ -11,7 +11,16 @@ sync_api = pytest.importorskip(
     "playwright.sync_api", reason="needs the extra `browser`: pip install 'pie-jax[browser]'"
 )
 
-from graph_browser import Open, features, fragment_of, mark, pin  # noqa: E402
+from graph_browser import (  # noqa: E402, F401
+    Open,
+    chromium_browser,
+    features,
+    fragment_of,
+    made_page,
+    mark,
+    page_opener,
+    pin,
+)
 from random_graphs import WORDS, dressed, random_graph, with_twins  # noqa: E402
 
 from pie_jax.graph.listing import kept_nodes  # noqa: E402

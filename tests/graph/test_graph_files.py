@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_graphs import random_graph
+from random_graphs import made_graph, random_graph  # noqa: F401
 
 from pie_jax.errors import InputError
 from pie_jax.graph.json_file import cantor, read_json, write_json
