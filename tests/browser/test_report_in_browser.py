@@ -69,7 +69,7 @@ def report(reference: Callable[[str], Reference], tmp_path_factory: pytest.TempP
     return path
 
 
-@pytest.mark.parametrize("width", [320, 480, 700, 861, 1024, 1600])
+@pytest.mark.parametrize("width", [320, 480, 700, 861, 921, 1024, 1600])
 def test_score_tables_fit_the_page(report: Path, open_page: Open, width: int) -> None:
     page = open_page(report, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
