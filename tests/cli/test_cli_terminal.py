@@ -19,6 +19,7 @@ from pie_jax.cli import app, output
 from pie_jax.cli.in_parts import InParts
 from pie_jax.cli.output import Output, as_csv, as_json, as_markdown
 from pie_jax.cli.tables import cell, kl_table
+from pie_jax.errors import InputError
 from pie_jax.intervals import Mean
 
 
@@ -141,3 +142,22 @@ def test_what_the_system_refuses_is_no_defect(
     said = " ".join(capsys.readouterr().err.split())
     assert "/data/run.json: No space left on device" in said
     assert "defect" not in said
+
+
+def test_long_paths_stay_in_one_line_and_control_characters_do_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = f"{'long/' * 40}[/red]:smile:\x1b[2J\u202e"
+    Output().say(f"results: {path}\nreport: x")
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].startswith(f"results: {path[:200]}[/red]:smile:\\x1b")
+    assert len(said.splitlines()) == 2
+
+    def failing() -> None:
+        raise InputError(path)
+
+    monkeypatch.setattr(app, "app", failing)
+    assert pie(monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert "[/red]:smile:\\x1b[2J\\u202e" in said
+    assert said.count("\n") == 1

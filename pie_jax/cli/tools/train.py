@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pie_jax.cli import options as opt
 from pie_jax.cli.in_parts import InParts
+from pie_jax.cli.output import Output
 from pie_jax.terminal import console, progress_bar, quiet_orbax, use_compile_cache
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def train_clt(
             progress=lambda step, total, _: progress(step, total, "steps"),
         )
     console.print(InParts(_quality_table(report.heldout)))
-    console.print(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
+    Output().say(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
 
 
 def _quality_table(quality: Quality) -> Table:

@@ -101,10 +101,14 @@ METRICS: Registry[Metric] = Registry(
 
 
 def own_metric(
-    name: str, value: Callable[[Array, Prompt], Array], *, needs_target: bool = False
+    name: str,
+    value: Callable[[Array, Prompt], Array],
+    *,
+    needs_target: bool = False,
+    needs_distractor: bool = True,
 ) -> Metric:
     """Return a metric from a function of the logits [V] at the prompt's last position and the
-    prompt, which JAX differentiates.
+    prompt, which JAX differentiates; where it needs a target, it needs a distractor by default.
 
     `METRICS[name] = own_metric(name, value)` makes it known to runs and the command line.
     """
@@ -114,4 +118,4 @@ def own_metric(
     ) -> Float[Array, " P"]:
         return jax.vmap(lambda logits: value(logits, prompt))(model.unembed(residual, rule))
 
-    return Metric(name, needs_target, True, each)
+    return Metric(name, needs_target, True, each, needs_distractor)
