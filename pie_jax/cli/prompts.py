@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ Suggest = Annotated[
 METRIC_HELP = "logit-diff, logit-above-mean (of the target; no distractor) or logsumexp."
 CORRUPTION_HELP = "corrupted-prompt, or zero-features (needs no corrupted prompt)."
 _SAID = 5
+# The folder of results, and how many characters of a prompt name it.
+_FOLDER, _NAMED = "pie-results", 30
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,15 @@ class Asked:
     def source(self) -> str:
         """Return what errors call the pairs."""
         return "--prompt" if self.prompt is not None else str(self.pairs or "pairs")
+
+    def folder(self) -> Path:
+        """Return where results go by default: another folder for other prompts."""
+        if not self.own:
+            return Path(_FOLDER)
+        said = self.prompt if self.pairs is None else self.pairs.stem
+        name = re.sub(r"[^a-z0-9]+", "-", str(said).lower())[:_NAMED].strip("-")
+        code = hashlib.sha256(repr(self).encode("utf-8", "backslashreplace")).hexdigest()[:6]
+        return Path("-".join(filter(None, (_FOLDER, name, code))))
 
     def label(self) -> str:
         """Return what progress calls the pairs."""

@@ -113,6 +113,24 @@ def test_hostile_prompts_break_neither_page_nor_tables(monkeypatch, tmp_path, ca
     assert {row["explanations"] for row in data["scores"]} >= {"kept"}
 
 
+def asked(**options: object) -> prompts.Asked:
+    names = prompts.Asked.__dataclass_fields__
+    return prompts.Asked(**{**dict.fromkeys(names), "suggest": False, **options})  # type: ignore[arg-type]
+
+
+def test_other_prompts_go_to_another_folder() -> None:
+    assert asked().folder() == asked(task="docstring").folder() == Path("pie-results")
+    one, again = (asked(prompt=PROMPT).folder() for _ in range(2))
+    assert one == again
+    assert one.name.startswith("pie-results-then-peter-and-joe-had-a-")
+    others = [asked(prompt=HOSTILE), asked(prompt="日本"), asked(prompt=PROMPT, target=" Joe")]
+    others.append(asked(pairs=Path("/else/my pairs.csv")))
+    names = {one.name, *(other.folder().name for other in others)}
+    assert len(names) == 5
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
+    assert any(name.startswith("pie-results-my-pairs-") for name in names)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -77,7 +77,10 @@ def run(
     encoders: opt.Encoders = "device",
     batch_size: opt.BatchSize = 8,
     seed: opt.Seed = 0,
-    out: Annotated[Path, typer.Option(help="Results folder.")] = Path("pie-results"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Results folder; default: pie-results, or one named by your prompts."),
+    ] = None,
     shown_as: Format = "table",
 ) -> None:
     """Prune a circuit, explain and score its features, and write a report.
@@ -120,7 +123,7 @@ def run(
         min_tokens=min_tokens,
     )
     asked.check()
-    output = Output(shown_as)
+    output, out = Output(shown_as), asked.folder() if out is None else out
     settings = PruneOptions(
         methods=opt.names(method),
         budgets=opt.numbers(budget, "--budget"),
