@@ -54,7 +54,12 @@ def test_no_column_is_cut_off(width: int) -> None:
 
 
 def test_a_table_that_fits_is_as_it_was() -> None:
-    assert _shown(InParts(_table([5, 10])), 80) == _shown(_table([5, 10]), 80)
+    table = _table([5, 10])
+    title, table.title = f"a title that is wider than the table: {'word ' * 9}end", None
+    plain = _shown(table, 100)
+    assert _shown(InParts(table), 100) == plain
+    table.title = title
+    assert _shown(InParts(table), 100) == f"{title}\n{plain}"
     assert "method" in _shown(InParts(_table([])), 80)
 
 
