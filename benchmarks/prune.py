@@ -3,7 +3,7 @@
     python -m benchmarks.prune --shape small --peers --json benchmarks/results/prune.json
 
 Weights of a given shape are made (random, with a given number of active features), or given with
-`--weights DIR` (folders `model` and `transcoder`, made there if DIR has neither), and with
+`--weights DIR` (folders `model` and `transcoder`, made there if DIR is new or empty), and with
 `--pairs FILE` for another tokenizer than the made one. Every figure is the median over batches
 after one that compiled everything; shares are of the plain matmul and copy of the same run. Then
 the same batches are pruned in one run, each prepared while the one before is computed. The JSON is

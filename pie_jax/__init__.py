@@ -30,6 +30,7 @@ _WHERE = {
     "own_metric": "pie_jax.prune.batch.metrics",
     "load_pairs": "pie_jax.tasks",
     "Pair": "pie_jax.tasks",
+    "prompt_pair": "pie_jax.tasks.prompt",
     "TokenPair": "pie_jax.tasks",
     "PruneOptions": "pie_jax.prune.options",
     "PruneResult": "pie_jax.prune.results.tables",

@@ -20,8 +20,9 @@ from pie_jax.files.hashes import cache_folder
 
 _LOG_SECONDS = 30.0
 
-console = Console()
-errors = Console(stderr=True)
+# Texts of prompts, names and paths are no markup.
+console = Console(markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 
 def use_compile_cache() -> None:

@@ -12,9 +12,9 @@ from pie_jax.tasks import Pair, read_pairs
 
 
 def require_weights(sizes: Shape, folder: Path) -> None:
-    """Make both folders of weights where there is neither; nothing that is there is touched.
+    """Make both folders of weights in a folder that is new or empty; any other is not written to.
 
-    Raises `InputError` where only one of them is there.
+    Raises `InputError` where it has other things, or only one of them.
     """
     paths = [folder / name for name in ("model", "transcoder")]
     missing = [path for path in paths if not path.exists()]
@@ -22,6 +22,11 @@ def require_weights(sizes: Shape, folder: Path) -> None:
         raise InputError(
             f"--weights {folder}: has no `{missing[0].name}`; put it there, or name a new folder, "
             "in which both are made."
+        )
+    if missing and folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"--weights {folder}: has no `model` and `transcoder`, but other files; name a folder "
+            "that has both, or a new one, in which they are made."
         )
     if missing:
         make_weights(sizes, folder)

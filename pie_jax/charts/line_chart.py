@@ -156,10 +156,10 @@ def _line(one: Series, axes: Axes, shift: float) -> Markup:
     at = [(axes.x(budget) + shift, axes.y(mean.mean)) for budget, mean in one.points]
     parts = [svg.path(at, f"line {name}")]
     for (x, y), (budget, mean) in zip(at, one.points, strict=True):
-        words = (
-            f"{one.name}, K = {budget}: {number(mean.mean)} "
-            f"(95% interval {number(mean.low)} to {number(mean.high)}, n = {mean.n})"
-        )
+        words = f"{one.name}, K = {budget}: {number(mean.mean)}"
+        if mean.n > 1:
+            interval = f"{number(mean.low)} to {number(mean.high)}"
+            words += f" (95% interval {interval}, n = {mean.n})"
         parts.append(svg.marker(x, y, one.style, svg.tag("title", words)))
     return svg.tag("g", *parts)
 

@@ -9,6 +9,7 @@ import traceback
 import typer
 from rich.console import Console
 
+from pie_jax.cli.output import printable_lines
 from pie_jax.cli.stages import evaluate, examples, interpret, prune, report, run
 from pie_jax.cli.tools import check, compare, convert, intervene, plan, tasks, train
 from pie_jax.errors import PieError
@@ -68,5 +69,6 @@ def _show_what_the_output_can() -> None:
 def _fail(message: str, code: int, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    shown = Console(stderr=True, soft_wrap=True, emoji=False)
+    shown.print(printable_lines(message), markup=False, highlight=False)
     raise SystemExit(code)

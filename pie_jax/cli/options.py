@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -62,6 +62,15 @@ Coordinator = Annotated[
 ]
 Processes = Annotated[int | None, typer.Option(help="How many processes run this command.")]
 Process = Annotated[int | None, typer.Option(help="Which of them this is, from 0.")]
+Encoders = Annotated[Literal["device", "disk"], typer.Option(help="Where the encoders stay.")]
+MinTokens = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Shorter prompts, BOS counted, are bad pairs; default {defaults.MIN_TOKENS}, as "
+        "published, or 2 for --prompt."
+    ),
+]
+OnBadPair = Annotated[str, typer.Option(help="error, or skip (counted and named in run.json).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 

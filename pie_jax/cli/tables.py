@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from pie_jax.cli.output import Output
 from pie_jax.intervals import Mean
-from pie_jax.terminal import console
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,10 +24,11 @@ def kl_table(result: PruneResult) -> Table:
     budgets = sorted({budget for row in summary.values() for budget in row})
     null = result.null()
     nothing = "" if null is None else f"; nothing kept: {null.mean:.3f}"
+    means = "" if null is not None and null.n == 1 else ", mean and 95% interval"
     unseen = result.record.get("config", {}).get("judge_corruptions") == "unseen"
     nothing += "; judged on corruptions that no method saw" if unseen else ""
     table = Table(
-        title=f"KL(clean || circuit) at the last position, nats, mean and 95% interval{nothing}",
+        title=f"KL(clean || circuit) at the last position, nats{means}{nothing}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -97,13 +98,15 @@ def score_table(table: pa.Table) -> Table:
 
 
 def cell(mean: Mean | None) -> str:
-    """Return a mean above its interval, or a dash where it is undefined."""
-    return "–" if mean is None else f"{mean.mean:.3f}\n{mean.low:.2f}–{mean.high:.2f}"
+    """Return a mean above its interval, which one value has none of, or a dash for no mean."""
+    if mean is None:
+        return "–"
+    return f"{mean.mean:.3f}" + (f"\n{mean.low:.2f}–{mean.high:.2f}" if mean.n > 1 else "")
 
 
-def report_skips(result: PruneResult | TaskResult) -> None:
+def report_skips(result: PruneResult | TaskResult, output: Output) -> None:
     """Say how many pairs were left out and why."""
     skipped = result.record.get("skipped", {})
     if skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        console.print(f"skipped pairs: {reasons} (listed in run.json)")
+        output.say(f"skipped pairs: {reasons} (listed in run.json)")

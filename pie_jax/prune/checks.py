@@ -41,6 +41,7 @@ def check_options(options: PruneOptions) -> None:
     synergy = options.synergy
     positive = {
         "--batch-size": options.batch_size,
+        "--min-tokens": options.min_tokens,
         "--synergy-boundary-cap": synergy.boundary_cap,
         "--synergy-partners": synergy.partners,
         "--synergy-partners-per-candidate": synergy.partners_per_candidate,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 
-from pie_jax.defaults import DEFAULT_METHODS, PAPER_BUDGETS
+from pie_jax.defaults import DEFAULT_METHODS, MIN_TOKENS, PAPER_BUDGETS
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class PruneOptions:
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     budgets: tuple[int, ...] = PAPER_BUDGETS
-    metric: str = "logit-diff"  # or logsumexp
+    metric: str = "logit-diff"  # or logit-above-mean, logsumexp
     corruption: str = "corrupted-prompt"  # or zero-features
     judge_corruptions: str = "same"  # or unseen: half are kept aside for judging
     judge_zero_features: bool = False  # also with what is not kept at zero: `kl_zero`
@@ -88,6 +88,7 @@ class PruneOptions:
     search: SearchOptions = SearchOptions()
     integrated: IntegratedOptions = IntegratedOptions()
     on_bad_pair: str = "error"  # or skip
+    min_tokens: int = MIN_TOKENS  # shorter prompts, BOS counted, are bad pairs
     batch_size: int = 8
     seed: int = 0
     chunk_bytes: int | None = None  # by the device: 32 MiB on CPUs (their caches), 1 GiB elsewhere

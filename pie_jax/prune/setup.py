@@ -22,7 +22,7 @@ from pie_jax.prune.on_mesh import on_mesh, whole_batches
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.step import devices
 from pie_jax.tasks import Pair, SkippedPair, TokenPair, encode_pairs
-from pie_jax.tasks.encode import EncodedPair
+from pie_jax.tasks.encode import EncodedPair, Encoding
 from pie_jax.transcoders.loader import require_match
 from pie_jax.transcoders.store import Transcoder
 
@@ -55,11 +55,7 @@ def opened_run(
     model, transcoder = on_mesh(model, transcoder, mesh)
     options = whole_batches(options, transcoder.mesh)
     encoded, skipped = encode_pairs(
-        pairs,
-        model.tokenizer,
-        needs_target=METRICS[options.metric].needs_target,
-        on_bad_pair=options.on_bad_pair,
-        source=source,
+        pairs, model.tokenizer, **encoding(options), on_bad_pair=options.on_bad_pair, source=source
     )
     _require_as_many(encoded, source)
     _require_known(encoded, model.config.vocab_size, source)
@@ -71,6 +67,17 @@ def opened_run(
             "prompt; give `corrupted` as a list, or use same."
         )
     return Run(model, transcoder, options, encoded, skipped)
+
+
+def encoding(options: PruneOptions) -> Encoding:
+    """Return what a run with these options asks of its pairs."""
+    metric = METRICS[options.metric]
+    return {
+        "needs_target": metric.needs_target,
+        "needs_distractor": metric.needs_distractor,
+        "needs_corrupted": options.corruption == "corrupted-prompt",
+        "min_tokens": options.min_tokens,
+    }
 
 
 def merged_options(options: PruneOptions | None, settings: dict[str, Any]) -> PruneOptions:

@@ -65,12 +65,13 @@ def finding(result: PruneResult, budget: int) -> str:
     if not defined:
         return ""
     method, mean = min(defined, key=lambda one: one[1].mean)
+    interval = f" (95% interval {number(mean.low)} to {number(mean.high)})" if mean.n > 1 else ""
     lead = "has the lowest mean KL" if len(defined) > 1 else "has a mean KL of"
     null = result.null()
     end = "" if null is None else f"; with nothing kept it is {number(null.mean)}"
     return (
         f"At K = {budget}, {method} {lead}{',' if len(defined) > 1 else ''} "
-        f"{number(mean.mean)} nats (95% interval {number(mean.low)} to {number(mean.high)}){end}."
+        f"{number(mean.mean)} nats{interval}{end}."
     )
 
 

@@ -101,7 +101,8 @@ def cell(mean: Mean | None, show: Callable[[float | None], str], best: bool = Fa
     """Return a mean as text."""
     if mean is None:
         return Cell(UNDEFINED)
-    return Cell(show(mean.mean), f"{show(mean.low)} to {show(mean.high)}", best)
+    interval = f"{show(mean.low)} to {show(mean.high)}" if mean.n > 1 else ""
+    return Cell(show(mean.mean), interval, best)
 
 
 def _lowest(means: dict[str, list[Mean | None]], budgets: int) -> list[tuple[str, int]]:

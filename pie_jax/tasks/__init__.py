@@ -13,7 +13,9 @@ from pie_jax.tasks.encode import (
     SkippedPair,
     encode_pairs,
 )
-from pie_jax.tasks.records import Pair, TokenPair, read_pairs, write_pairs
+from pie_jax.tasks.pair_files import read_pairs
+from pie_jax.tasks.records import Pair, TokenPair, write_pairs
+from pie_jax.tasks.suggest import suggest_corruption, with_suggestions
 from pie_jax.tasks.words import Split
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "encode_pairs",
     "get_task",
     "read_pairs",
+    "suggest_corruption",
+    "with_suggestions",
     "write_pairs",
 ]
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, TypedDict
 
+from pie_jax.defaults import MIN_TOKENS
 from pie_jax.errors import InputError
 from pie_jax.tasks.records import Pair, TokenPair
 
 MAX_TOKENS = 128
-MIN_TOKENS = 8
+# Of a message: most tokens shown of each prompt, and characters of each token.
+_SHOWN, _LONGEST = 8, 24
 
 
 class EncodesPrompts(Protocol):
@@ -29,6 +31,19 @@ class EncodesPrompts(Protocol):
     def answer_pieces(self, text: str) -> list[str]:
         """Return the tokens of an answer as text."""
         ...
+
+    def token(self, index: int) -> str:
+        """Return one id as text."""
+        ...
+
+
+class Encoding(TypedDict):
+    """What is asked of pairs: answers, corrupted prompts, tokens."""
+
+    needs_target: bool
+    needs_distractor: bool
+    needs_corrupted: bool
+    min_tokens: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class EncodedPair:
 class SkippedPair:
     """One unusable pair: its row from 0, a short machine name, and one sentence.
 
-    `reason` is one of too-short, length-mismatch, same-prompt, missing-target,
+    `reason` is one of too-short, length-mismatch, no-corrupted-prompt, same-prompt, missing-target,
     target-not-one-token, distractor-not-one-token, target-equals-distractor.
     """
 
@@ -63,6 +78,8 @@ def encode_pairs(
     tokenizer: EncodesPrompts,
     *,
     needs_target: bool,
+    needs_distractor: bool = True,
+    needs_corrupted: bool = True,
     on_bad_pair: str = "error",
     max_tokens: int = MAX_TOKENS,
     min_tokens: int = MIN_TOKENS,
@@ -73,7 +90,9 @@ def encode_pairs(
     Prompts are cut to their first `max_tokens` ids, BOS counted, as in the published
     code, and lengths are compared after the cut. The last position of a cut prompt is
     not where its answer would follow: give a larger `max_tokens` if that matters.
-    Without `needs_target` an answer that is absent or not one token has the id None.
+    Without `needs_target` an answer that is absent or not one token has the id None; a distractor
+    is needed where a target is, but for `needs_distractor=False`. Without `needs_corrupted`
+    corrupted prompts are left out, whatever they are.
 
     Raises:
         InputError: a pair is unusable and `on_bad_pair` is "error", none is usable, or
@@ -94,6 +113,8 @@ def encode_pairs(
             tokenizer,
             index=index,
             needs_target=needs_target,
+            needs_distractor=needs_distractor,
+            needs_corrupted=needs_corrupted,
             max_tokens=max_tokens,
             min_tokens=min_tokens,
             source=source,
@@ -103,9 +124,8 @@ def encode_pairs(
         elif on_bad_pair == "skip":
             skipped.append(result)
         else:
-            raise InputError(
-                f"{result.message}; correct the row, or skip such rows with --on-bad-pair skip"
-            )
+            skip = ", or skip such rows with --on-bad-pair skip" if len(pairs) > 1 else ""
+            raise InputError(f"{result.message}; correct the row{skip}")
     if not encoded:
         raise InputError(_nothing_left(skipped, source))
     _warn_of_spaces(pairs, encoded, source)
@@ -118,15 +138,19 @@ def encode_pair(
     *,
     index: int,
     needs_target: bool,
+    needs_distractor: bool = True,
+    needs_corrupted: bool = True,
     max_tokens: int = MAX_TOKENS,
     min_tokens: int = MIN_TOKENS,
     source: str = "pairs",
 ) -> EncodedPair | SkippedPair:
     """Encode one pair, or say why it cannot be used; arguments as in `encode_pairs`."""
     result = _encoded(pair, tokenizer, index, max_tokens)
-    problem = _prompt_problem(result, min_tokens)
+    if not needs_corrupted:
+        result = replace(result, corrupted=())
+    problem = _prompt_problem(result, tokenizer, min_tokens, needs_corrupted)
     if problem is None and needs_target:
-        problem = _answer_problem(pair, result, tokenizer)
+        problem = _answer_problem(pair, result, tokenizer, needs_distractor)
     if problem is None:
         return result
     reason, sentence = problem
@@ -153,19 +177,30 @@ def _answer_id(text: str | None, tokenizer: EncodesPrompts) -> int | None:
     return None if text is None else tokenizer.answer_id(text)
 
 
-def _prompt_problem(encoded: EncodedPair, min_tokens: int) -> tuple[str, str] | None:
+def _prompt_problem(
+    encoded: EncodedPair, tokenizer: EncodesPrompts, min_tokens: int, needs_corrupted: bool
+) -> tuple[str, str] | None:
     """Return (reason, sentence) when the prompts cannot be compared position by position."""
     length = len(encoded.clean)
     shortest = min([length, *map(len, encoded.corrupted)])
     if shortest < min_tokens:
-        return "too-short", f"a prompt has {shortest} tokens, fewer than {min_tokens}"
-    if not encoded.corrupted:
-        return "length-mismatch", "there is no corrupted prompt to compare the clean one with"
+        return (
+            "too-short",
+            f"a prompt has {shortest} tokens, fewer than {min_tokens} (--min-tokens)",
+        )
+    if needs_corrupted and not encoded.corrupted:
+        return (
+            "no-corrupted-prompt",
+            "there is no corrupted prompt to compare the clean one with; give one, have one made "
+            "by --suggest-corruption, or set removed features to zero by --corruption "
+            "zero-features",
+        )
     for ids in encoded.corrupted:
         if len(ids) != length:
             return (
                 "length-mismatch",
-                f"the clean prompt has {length} tokens and a corrupted one {len(ids)}",
+                f"the clean prompt has {length} tokens and a corrupted one {len(ids)}"
+                f"{_difference(encoded.clean, ids, tokenizer)}",
             )
         if ids == encoded.clean:
             return (
@@ -176,15 +211,23 @@ def _prompt_problem(encoded: EncodedPair, min_tokens: int) -> tuple[str, str] | 
 
 
 def _answer_problem(
-    pair: Pair | TokenPair, encoded: EncodedPair, tokenizer: EncodesPrompts
+    pair: Pair | TokenPair,
+    encoded: EncodedPair,
+    tokenizer: EncodesPrompts,
+    needs_distractor: bool,
 ) -> tuple[str, str] | None:
     """Return (reason, sentence) when target and distractor are not two single tokens."""
-    answers: dict[str, str | int | None] = {"target": pair.target, "distractor": pair.distractor}
+    answers: dict[str, str | int | None] = {"target": pair.target}
+    if needs_distractor:
+        answers["distractor"] = pair.distractor
     for field, answer in answers.items():
         if answer is None:
-            return "missing-target", f"the metric compares two answers and there is no {field}"
+            what = "compares two answers" if needs_distractor else "is about an answer"
+            return "missing-target", f"the metric {what} and there is no {field}"
     if encoded.target_id is None:
         return "target-not-one-token", f"the target {_split(pair.target, tokenizer)}"
+    if not needs_distractor:
+        return None
     if encoded.distractor_id is None:
         return (
             "distractor-not-one-token",
@@ -196,6 +239,25 @@ def _answer_problem(
             f"target {pair.target!r} and distractor {pair.distractor!r} are the same token",
         )
     return None
+
+
+def _difference(clean: Sequence[int], other: Sequence[int], tokenizer: EncodesPrompts) -> str:
+    """Say where two prompts differ, and into which tokens each is split there."""
+    least = min(len(clean), len(other))
+    start = next((i for i in range(least) if clean[i] != other[i]), least)
+    most = least - start
+    end = next((i for i in range(most) if clean[-1 - i] != other[-1 - i]), most)
+    parts = (ids[start : len(ids) - end] for ids in (clean, other))
+    ours, theirs = (_shown(part, tokenizer) for part in parts)
+    return f"; from token {start} on, BOS being 0, they differ: {ours} against {theirs}"
+
+
+def _shown(ids: Sequence[int], tokenizer: EncodesPrompts) -> str:
+    """Return a few tokens in quotes, long ones cut."""
+    texts = [tokenizer.token(index) for index in ids[:_SHOWN]]
+    cut = [one if len(one) <= _LONGEST else f"{one[: _LONGEST - 1]}…" for one in texts]
+    more = [f"and {len(ids) - _SHOWN} more"] if len(ids) > _SHOWN else []
+    return " ".join([*map(repr, cut), *more]) or "nothing"
 
 
 def _split(text: str | int | None, tokenizer: EncodesPrompts) -> str:

@@ -1,4 +1,4 @@
-"""The pair record and its JSONL file, in plain and in published spelling."""
+"""The pair record, a row of it in plain or in published spelling, and its JSONL file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ class Pair:
     """One clean prompt, its corrupted versions, and the two answers a metric compares.
 
     `target` and `distractor` are answer texts as they follow the prompt (" Mary");
-    None where the metric needs none (logsumexp).
+    None where the metric needs none (logsumexp). With `zero-features` there need be no corrupted
+    version.
     """
 
     clean: str
-    corrupted: tuple[str, ...]
-    target: str | None
-    distractor: str | None
+    corrupted: tuple[str, ...] = ()
+    target: str | None = None
+    distractor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class TokenPair:
     versions, all of one length, and the two answers' ids."""
 
     clean: tuple[int, ...]
-    corrupted: tuple[tuple[int, ...], ...]
+    corrupted: tuple[tuple[int, ...], ...] = ()
     target: int | None = None
     distractor: int | None = None
 
@@ -47,26 +48,9 @@ _PUBLISHED = {
 }
 
 
-def read_pairs(path: str | Path) -> list[Pair]:
-    """Read pairs from a JSONL file, one object per line; blank lines are ignored.
-
-    A row uses the keys clean, corrupted, target, distractor, or the published
-    text_clean, text_corr, io_clean, s_clean. The corrupted prompt is a string or a list
-    of strings; both answers may be absent or null; other keys are ignored.
-
-    Raises:
-        InputError: the file or a row is unusable; names the file, line and field.
-    """
-    pairs = []
-    # Only "\n" ends a row: text may hold U+2028 and the like, which str.splitlines cuts at.
-    for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            row = _parse_row(line, where, drop_bom=number == 1)
-            pairs.append(_pair_from_row(row, where))
-    if not pairs:
-        raise InputError(f"{path} holds no pairs; give one JSON object per line")
-    return pairs
+def columns(field: str | None = None) -> tuple[str, ...]:
+    """Return the plain names of all fields, or both names of one."""
+    return tuple(_PLAIN) if field is None else (_PLAIN[field], _PUBLISHED[field])
 
 
 def write_pairs(path: str | Path, pairs: Sequence[Pair]) -> None:
@@ -99,7 +83,7 @@ def _replace_file(path: Path, text: str) -> None:
 
 
 def _row_text(pair: Pair, where: str) -> str:
-    corrupted: str | list[str] = list(pair.corrupted)
+    corrupted: str | list[str] | None = list(pair.corrupted) or None
     if len(pair.corrupted) == 1:
         corrupted = pair.corrupted[0]
     row = {
@@ -108,48 +92,17 @@ def _row_text(pair: Pair, where: str) -> str:
         "target": pair.target,
         "distractor": pair.distractor,
     }
-    _pair_from_row(row, where)
+    pair_from_row(row, where)
     # ASCII escapes keep a row on one line for readers that split at U+2028 too.
     return json.dumps(row) + "\n"
 
 
-def _read_bytes(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; name a JSONL file of pairs") from error
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read ({_cause(error)}); name a JSONL file of pairs"
-        ) from error
-
-
-def _cause(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _parse_row(line: bytes, where: str, *, drop_bom: bool) -> dict[str, Any]:
-    try:
-        text = line.decode("utf-8-sig" if drop_bom else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not valid UTF-8; save the file as UTF-8") from error
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of 4,300 digits
-        raise InputError(f"{where} is not valid JSON; write one JSON object per line") from error
-    if not isinstance(row, dict):
-        raise InputError(
-            f"{where} is not a JSON object; write it as "
-            '{"clean": ..., "corrupted": ..., "target": ..., "distractor": ...}'
-        )
-    return row
-
-
-def _pair_from_row(row: dict[str, Any], where: str) -> Pair:
+def pair_from_row(row: dict[str, Any], where: str) -> Pair:
+    """Return the pair of a row; `where` names the row in the `InputError` of one that is none."""
     keys = _spelling(row, where)
     return Pair(
         clean=_text(_required(row, keys["clean"], where), keys["clean"], where),
-        corrupted=_corrupted(_required(row, keys["corrupted"], where), keys["corrupted"], where),
+        corrupted=_corrupted(row.get(keys["corrupted"]), keys["corrupted"], where),
         target=_optional_text(row, keys["target"], where),
         distractor=_optional_text(row, keys["distractor"], where),
     )
@@ -178,6 +131,8 @@ def _optional_text(row: dict[str, Any], key: str, where: str) -> str | None:
 
 
 def _corrupted(value: Any, key: str, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
     if not isinstance(value, list):
         return (_text(value, key, where, expected="a string or a list of strings"),)
     if not value:
@@ -199,6 +154,11 @@ def _text(value: Any, key: str, where: str, *, expected: str = "a string") -> st
     return value
 
 
+def _cause(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def _json_type(value: Any) -> str:
     names = {type(None): "null", bool: "a boolean", dict: "an object", list: "a list"}
-    return names.get(type(value), "a number")
+    numbers = {int: "a number", float: "a number"}
+    return (names | numbers).get(type(value), f"of type {type(value).__name__}")

@@ -24,6 +24,12 @@ def test_half_of_the_weights_are_refused_and_left_alone(tmp_path: Path) -> None:
         assert [path.name for path in folder.rglob("*") if path.is_file()] == ["precious"]
 
 
+def test_nothing_is_made_beside_other_files(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("years of work")
+    refuses(lambda: require_weights(TINY, tmp_path), tmp_path, "other files")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_weights_are_made_once(tmp_path: Path) -> None:
     require_weights(TINY, tmp_path / "new")
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "new").rglob("*") if p.is_file()}

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,91 +12,25 @@ sync_api = pytest.importorskip(
     "playwright.sync_api", reason="needs the extra `browser`: pip install 'pie-jax[browser]'"
 )
 
-from random_graphs import WORDS, dressed, random_graph, strongest, with_twins  # noqa: E402
+from graph_browser import (  # noqa: E402, F401
+    Open,
+    chromium_browser,
+    features,
+    fragment_of,
+    link_of,
+    made_page,
+    mark,
+    page_opener,
+    pin,
+)
+from random_graphs import random_graph, strongest, with_twins  # noqa: E402
 
-from pie_jax.graph.listing import Node, kept_edges, kept_nodes  # noqa: E402
+from pie_jax.graph.listing import kept_edges, kept_nodes  # noqa: E402
 from pie_jax.graph.page import write_page  # noqa: E402
 from pie_jax.graph.page.link import read_link  # noqa: E402
 from pie_jax.graph.types import Graph, Pruned, Target  # noqa: E402
 
 pytestmark = pytest.mark.browser
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# Clicks and hovers find their element at once, or never.
-PATIENCE_MS = 5_000
-# A console hint on how these tests read pixels.
-HINT = "willReadFrequently"
-HOSTILE = "</script><img src=x onerror=alert(1)><b>bold</b>\u202e\u2066\u200f 😀👩‍👩‍👧 עברית \ud800"
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A Chromium, which runs until the file's tests are done."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(NAMES)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[Open]:
-    """A function that opens a page; whatever goes wrong in it, or is fetched, is a failure."""
-    contexts, wrong = [], []
-
-    def opened(path: Path, fragment: str = "", **options: Any) -> Any:
-        options = {"viewport": {"width": 1400, "height": 1000}, **options}
-        contexts.append(chromium.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda message: HINT in message.text or wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append("a dialog"), dialog.dismiss()))
-        own = path.as_uri()
-        page.on("request", lambda one: one.url.split("#")[0] == own or wrong.append(one.url))
-        page.goto(own + fragment)
-        page.wait_for_selector(".mark")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Graph, Pruned]:
-    """A small graph with labels, scores, windows and measurements, and its page."""
-    graph, _ = random_graph(features=50, layers=6)
-    graph, pruned, _ = with_twins(graph, 900)
-    path = tmp_path_factory.mktemp("graph") / "graph.html"
-    write_page(path, graph, pruned, **dressed(graph, pruned), title="A graph")
-    return path, graph, pruned
-
-
-def features(graph: Graph, pruned: Pruned) -> list[Node]:
-    return [node for node in kept_nodes(graph, pruned) if node.kind == "feature"]
-
-
-def mark(graph: Graph, pruned: Pruned, node: Node) -> str:
-    place = [one.number for one in kept_nodes(graph, pruned)].index(node.number)
-    return f'.mark[data-i="{place}"]'
-
-
-def link_of(page: Any) -> str:
-    # `page.url` is told of a change some time after it.
-    return page.evaluate("location.href")
-
-
-def fragment_of(page: Any) -> str:
-    return f"#{link_of(page).partition('#')[2]}"
-
-
-def pin(*nodes: Node) -> str:
-    return f"#pin={','.join(node.id for node in nodes)}"
 
 
 def test_opens_from_a_file_with_every_node(made, open_page: Open) -> None:
@@ -324,133 +254,3 @@ def test_a_foreign_link_says_what_is_missing(made, open_page: Open, fragment: st
     elif fragment.startswith("#node"):
         assert note == "1 node of the link is not in this graph."
     assert page.locator(".box").count() == 0
-
-
-def test_keys_alone_are_enough(made, open_page: Open) -> None:
-    path, _, _ = made
-    page = open_page(path)
-    page.focus("#scroll")
-    page.keyboard.press("ArrowDown")
-    assert "target" in page.locator("#note").inner_text()
-    page.keyboard.press("ArrowDown")
-    place = page.locator("#note").inner_text()
-    assert "layer" in place
-    assert page.locator("#tip").is_visible()
-    page.keyboard.press("Enter")
-    assert page.locator(".box").count() == 1
-    assert page.locator("#scroll").evaluate("one => one === document.activeElement")
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("Escape")
-    assert page.locator("#tip").is_hidden()
-    page.focus(".box")
-    page.keyboard.press("Enter")
-    assert page.locator(".box").first.evaluate("one => one === document.activeElement")
-    page.focus("#pin")
-    page.keyboard.press("Enter")
-    assert page.locator(".box").count() == 0
-    assert page.locator("#pin").evaluate("one => one === document.activeElement")
-
-
-def test_measured_effects_stand_beside_predicted_ones(made, open_page: Open) -> None:
-    path, graph, pruned = made
-    measured = dressed(graph, pruned)["measured"]
-    page = open_page(path, f"#node={features(graph, pruned)[0].id}")
-    rows = page.locator("#details tbody tr")
-    own = [one for one in measured if one.node == features(graph, pruned)[0].number]
-    assert rows.count() == len(own) == 4
-    cells = [text.replace("−", "-") for text in rows.first.locator("td").all_inner_texts()]
-    assert float(cells[2]) == pytest.approx(own[0].predicted, rel=0.02)
-    assert float(cells[3]) == pytest.approx(own[0].measured, rel=0.02)
-    assert page.locator(".plot circle").count() == len(measured)
-    assert page.locator(".plot circle.own").count() == 4
-
-
-@pytest.mark.parametrize("width", [320, 480, 768, 1024, 1280, 1600])
-def test_every_width_holds_the_page(made, open_page: Open, width: int) -> None:
-    path, graph, pruned = made
-    chosen = features(graph, pruned)[:8]
-    page = open_page(path, pin(*chosen), viewport={"width": width, "height": 800})
-    page.click("#suggest")
-    page.fill("#query", "a")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("#pinned > svg").bounding_box()["width"] <= width
-    page.set_viewport_size({"width": 1600 - width // 2, "height": 800})
-    wide = page.locator("#scroll").evaluate("one => `${one.clientWidth}px`")
-    sync_api.expect(page.locator("#base")).to_have_css("width", wide)
-
-
-def test_hostile_texts_do_nothing(open_page: Open, tmp_path: Path) -> None:
-    words = ("<bos>", HOSTILE, "x" * 10_000, "😀" * 3_000, "<!--", "]]>", "\u202eabc", "&lt;", "")
-    targets = (Target(HOSTILE, 1, 0.5), Target("y" * 10_000, None, 0.1))
-    graph, _ = random_graph(features=40, layers=5, tokens=words, targets=targets)
-    graph, pruned, _ = with_twins(graph, 400)
-    path = tmp_path / "graph.html"
-    write_page(path, graph, pruned, **dressed(graph, pruned, text=HOSTILE), title=HOSTILE)
-    page = open_page(path)
-    page.click("#strongest")
-    page.click("#suggest")
-    page.fill("#query", "<b>")
-    for node in (*features(graph, pruned)[:3], kept_nodes(graph, pruned)[-1]):
-        page.hover(mark(graph, pruned, node))
-        page.click(mark(graph, pruned, node))
-    page.locator(".pins input").nth(0).check()
-    page.locator(".pins input").nth(1).check()
-    page.fill("#group-name", HOSTILE)
-    page.click("#group")
-    again = open_page(path, fragment_of(page))
-    for one in (page, again):
-        assert one.locator("img, b, iframe, body script + script ~ script").count() == 0
-        assert one.evaluate("document.documentElement.scrollWidth") <= 1400
-        assert "<img src=x" in one.locator(".box.group").get_attribute("aria-label")
-        texts = one.locator("body").inner_text()
-        assert "\\u202e" in texts  # the mark is shown, and turns nothing round
-    assert again.locator(".box.group").count() == 1
-
-
-def test_a_thousand_nodes_and_twenty_thousand_edges_are_fast(
-    open_page: Open, tmp_path: Path
-) -> None:
-    words = WORDS + tuple(f" word{i}" for i in range(30))
-    graph, pruned = random_graph(features=1000, layers=26, edges=20_000, tokens=words)
-    path = tmp_path / "graph.html"
-    write_page(path, graph, pruned, **dressed(graph, pruned))
-    assert path.stat().st_size < 5_000_000
-    began = time.monotonic()
-    page = open_page(path)
-    assert time.monotonic() - began < 5
-    # Half a second a step, on a machine that does other things too; it takes a tenth of that.
-    seconds = page.evaluate("""() => {
-      const canvas = document.getElementById("base"), times = [];
-      for (const [id, value] of [["edges", 100], ["nodes", 100], ["nodes", 60], ["errors", 0]]) {
-        const input = document.getElementById(id), began = performance.now();
-        if (id === "errors") { input.checked = false; input.dispatchEvent(new Event("change")); }
-        else { input.value = value; input.dispatchEvent(new Event("input")); }
-        canvas.getContext("2d").getImageData(0, 0, 1, 1);
-        times.push((performance.now() - began) / 1000);
-      }
-      return times;
-    }""")
-    assert max(seconds) < 2, seconds
-    # The strongest part of a large graph comes first.
-    fresh = open_page(path)
-    assert fresh.locator(".mark").count() < 450
-
-
-def test_in_long_prompts_tokens_with_nothing_above_stand_close(
-    open_page: Open, tmp_path: Path
-) -> None:
-    words = tuple(f" word{i}" for i in range(600))
-    graph, pruned = random_graph(features=40, layers=3, edges=60, tokens=words)
-    path = tmp_path / "graph.html"
-    write_page(path, graph, pruned)
-    page = open_page(path)
-    used = {node.position for node in kept_nodes(graph, pruned) if node.kind != "token"}
-    assert page.locator(".token-label").count() == len(used)
-    assert page.locator(".mark").count() == pruned.nodes.sum()
-    assert page.locator("#scroll").evaluate("one => one.scrollWidth") < 600 * 10
-    # A token is found all the same, and has its text once it is pinned.
-    page.fill("#query", "word1\n")
-    page.fill("#query", f"E_{graph.token_ids[1]}_1")
-    page.locator("#found button").first.click()
-    labels = page.locator(".token-label").evaluate_all("all => all.map((one) => one.textContent)")
-    assert any(text.startswith("␣word1position 1:") for text in labels)

@@ -45,6 +45,17 @@ def test_the_demo_by_its_pairs(monkeypatch, tmp_path, capsys):
     assert "streams of removals" not in shown
 
 
+def test_prompts_without_corruption_and_distractor(monkeypatch, tmp_path, capsys):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("clean,target\nPeter and Joe, Peter\n")
+    call = ("plan", "--pairs", pairs, "--device-memory", "1GiB")
+    assert pie(monkeypatch, *call) == 2
+    assert "too-short 1" in capsys.readouterr().err
+    own = ("--corruption", "zero-features", "--metric", "logit-above-mean", "--min-tokens", 2)
+    assert pie(monkeypatch, *call, *own) == 0
+    assert "model weights" in capsys.readouterr().out
+
+
 def test_a_real_shape_before_it_is_here(monkeypatch, capsys):
     call = ("plan", "--model", "llama-3.2-1b", "--transcoder", "16x32768", "--dtype", "bfloat16")
     assert pie(monkeypatch, *call, "--device-memory", "80GiB") == 0

@@ -25,6 +25,9 @@ class WordTokenizer:
         match = re.fullmatch(r" (\S+)", text)
         return self.ids.setdefault(match[1], len(self.ids) + 1) if match else None
 
+    def token(self, index: int) -> str:
+        return next((word for word, known in self.ids.items() if known == index), "<bos>")
+
     def answer_pieces(self, text: str) -> list[str]:
         return re.findall(r" \S+", text)
 
@@ -36,7 +39,7 @@ GOOD = Pair(CLEAN, (CORRUPTED,), " Ann", " Bob")
 BAD = [
     ("too-short", Pair("a b c d e f", ("a b c d e g",), " Ann", " Bob")),
     ("length-mismatch", Pair(CLEAN, (CORRUPTED, CORRUPTED + " x"), " Ann", " Bob")),
-    ("length-mismatch", Pair(CLEAN, (), " Ann", " Bob")),
+    ("no-corrupted-prompt", Pair(CLEAN, (), " Ann", " Bob")),
     ("same-prompt", Pair(CLEAN, (CORRUPTED, CLEAN), " Ann", " Bob")),
     ("missing-target", Pair(CLEAN, (CORRUPTED,), None, " Bob")),
     ("missing-target", Pair(CLEAN, (CORRUPTED,), " Ann", None)),
@@ -101,6 +104,50 @@ def test_without_a_target_metric_prompts_are_still_checked() -> None:
             [GOOD, pair], WordTokenizer(), needs_target=False, on_bad_pair="skip"
         )
         assert [pair.reason for pair in skipped] == [reason]
+
+
+def test_a_mismatch_shows_both_prompts_tokens_where_they_differ() -> None:
+    pair = Pair(CLEAN, ("when Ann and Bob met Tom Lee talked to",), " Ann", " Bob")
+    with pytest.raises(InputError) as caught:
+        encode_pairs([pair], WordTokenizer(), needs_target=True)
+    said = str(caught.value)
+    assert "9 tokens and a corrupted one 10; from token 6 on, BOS being 0" in said
+    assert "they differ: 'Bob' against 'Tom' 'Lee'" in said
+    assert "--on-bad-pair" not in said  # nothing would be left
+
+
+def test_a_mismatch_of_long_and_strange_tokens_stays_one_short_line() -> None:
+    strange = " ".join(f"{'x' * 10_000}{i}" for i in range(50)) + " \u202eevil\x1b[2J"
+    pair = Pair(CLEAN, (f"{CLEAN} {strange}",), " Ann", " Bob")
+    with pytest.raises(InputError) as caught:
+        encode_pairs([pair], WordTokenizer(), needs_target=True)
+    said = str(caught.value)
+    assert len(said) < 700
+    assert "nothing against" in said
+    assert "and 43 more" in said
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize("corrupted", [(), (CORRUPTED,), (CORRUPTED + " x",), (CLEAN,)])
+def test_corrupted_prompts_are_left_out_where_none_is_needed(corrupted: tuple[str, ...]) -> None:
+    pair = replace(GOOD, corrupted=corrupted)
+    encoded, _ = encode_pairs([pair], WordTokenizer(), needs_target=True, needs_corrupted=False)
+    assert encoded[0].corrupted == ()
+    if not corrupted:
+        with pytest.raises(InputError, match=r"--suggest-corruption.*--corruption zero-features"):
+            encode_pairs([pair], WordTokenizer(), needs_target=True)
+
+
+def test_a_distractor_may_be_left_out_where_none_is_needed() -> None:
+    for distractor in (None, " Ann", " Bob Lee"):
+        pair = replace(GOOD, distractor=distractor)
+        encoded, _ = encode_pairs(
+            [pair], WordTokenizer(), needs_target=True, needs_distractor=False
+        )
+        assert encoded[0].target_id is not None
+    pair = replace(GOOD, target=None)
+    with pytest.raises(InputError, match="no target"):
+        encode_pairs([pair], WordTokenizer(), needs_target=True, needs_distractor=False)
 
 
 def test_the_shortest_prompt_has_eight_tokens_bos_counted() -> None:

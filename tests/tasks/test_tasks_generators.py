@@ -216,6 +216,9 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
+    def token(self, index: int) -> str:
+        return chr(index)
+
     def answer_id(self, text: str) -> int | None:
         word = text.strip()
         return self.single.index(word) if word in self.single else None

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.in_parts import InParts
+from pie_jax.cli.output import Format, Output
+from pie_jax.cli.rows import score_rows
 from pie_jax.cli.stages import stage_options as stage
 from pie_jax.cli.tables import score_table
-from pie_jax.terminal import console, progress_bar, use_compile_cache
+from pie_jax.terminal import progress_bar, use_compile_cache
 
 
 def evaluate(
@@ -36,6 +37,7 @@ def evaluate(
     model: stage.MovedModel = None,
     transcoder: stage.MovedTranscoder = None,
     dry_run: stage.DryRun = False,
+    shown_as: Format = "table",
 ) -> None:
     """Score the explanations of the last `pie-jax interpret`; repeat it to resume.
 
@@ -80,5 +82,7 @@ def evaluate(
             progress=progress,
         )
     stage.report_failures(run, "evaluate")
-    console.print(InParts(score_table(table)))
-    console.print(f"scores: {run / 'evaluation.parquet'}")
+    output = Output(shown_as)
+    output.show("scores", score_rows(table), score_table(table))
+    output.say(f"scores: {run / 'evaluation.parquet'}")
+    output.finish()

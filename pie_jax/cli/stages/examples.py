@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
+from pie_jax.cli.output import Output
 from pie_jax.cli.stages import stage_options as stage
 from pie_jax.errors import InputError
-from pie_jax.terminal import console, progress_bar, use_compile_cache
+from pie_jax.terminal import progress_bar, use_compile_cache
 
 
 def examples(
@@ -78,10 +79,10 @@ def examples(
             progress=progress,
         )
     if found is None:
-        console.print(f"part {shard} is done; the last of the {part[1]} parts writes the results")
+        Output().say(f"part {shard} is done; the last of the {part[1]} parts writes the results")
         return
     silent = sum(not one.tokens_active for one in found)
-    console.print(
+    Output().say(
         f"{len(found)} features on {found[0].tokens_seen:,} tokens; {silent} never fired\n"
         f"examples: {run / 'examples.parquet'}"
     )

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
+from pie_jax.cli.output import Output
 from pie_jax.cli.stages import stage_options as stage
-from pie_jax.terminal import console, progress_bar
+from pie_jax.terminal import progress_bar
 
 
 def interpret(
@@ -87,7 +88,7 @@ def interpret(
         )
     stage.report_failures(run, "interpret")
     failed = sum(one.text is None for one in explained)
-    console.print(
+    Output().say(
         f"{len(explained)} features, {failed} without an explanation (why: status)\n"
         f"explanations: {run / 'explanations.jsonl'}"
     )

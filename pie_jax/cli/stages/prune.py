@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.cli.in_parts import InParts
+from pie_jax.cli import prompts
+from pie_jax.cli.output import Format, Output
+from pie_jax.cli.rows import kl_rows, task_rows
 from pie_jax.cli.tables import kl_table, report_skips, task_table
-from pie_jax.terminal import console, progress_bar, use_compile_cache
+from pie_jax.defaults import MIN_TOKENS
+from pie_jax.errors import InputError
+from pie_jax.terminal import progress_bar, use_compile_cache
 
 
 def prune(
-    pairs: Annotated[Path, typer.Option(help="JSONL of clean and corrupted prompts.")],
+    pairs: Annotated[Path, typer.Option(help=prompts.PAIRS_HELP)],
     out: Annotated[Path, typer.Option(help="Results folder; the same command resumes it.")],
     model: opt.Model = "demo",
     transcoder: opt.Transcoder = "demo",
     method: opt.Methods = opt.DEFAULT_METHODS,
     budget: opt.Budgets = opt.PAPER_BUDGETS,
-    metric: Annotated[str, typer.Option(help="logit-diff or logsumexp.")] = "logit-diff",
-    corruption: Annotated[
-        str, typer.Option(help="corrupted-prompt or zero-features.")
-    ] = "corrupted-prompt",
+    metric: Annotated[str, typer.Option(help=prompts.METRIC_HELP)] = "logit-diff",
+    corruption: Annotated[str, typer.Option(help=prompts.CORRUPTION_HELP)] = "corrupted-prompt",
+    suggest_corruption: prompts.Suggest = False,
     judge_corruptions: Annotated[
         str, typer.Option(help="Judge on the same corruptions, or keep half unseen for judging.")
     ] = "same",
@@ -43,9 +46,7 @@ def prune(
     ] = "prompt",
     dtype: opt.Dtype = "float32",
     batch_size: opt.BatchSize = 8,
-    encoders: Annotated[
-        Literal["device", "disk"], typer.Option(help="Where the encoders stay.")
-    ] = "device",
+    encoders: opt.Encoders = "device",
     synergy_lambda: Annotated[float, typer.Option(help="Weight of synergy.")] = 3.0,
     synergy_boundary_percent: Annotated[
         float, typer.Option(help="Width of the reranked band, in percent of K.")
@@ -55,15 +56,17 @@ def prune(
     synergy_partners_per_candidate: Annotated[
         int, typer.Option(help="Partners that each candidate meets.")
     ] = 8,
-    on_bad_pair: Annotated[
-        str, typer.Option(help="error, or skip (counted and named in run.json).")
-    ] = "error",
+    on_bad_pair: opt.OnBadPair = "error",
+    min_tokens: Annotated[
+        int, typer.Option(help="Shorter prompts, BOS counted, are bad pairs.")
+    ] = MIN_TOKENS,
     seed: opt.Seed = 0,
     mesh: opt.Mesh = None,
     distributed: opt.Distributed = False,
     coordinator: opt.Coordinator = None,
     processes: opt.Processes = None,
     process: opt.Process = None,
+    shown_as: Format = "table",
 ) -> None:
     """Score, select and judge the features behind a behaviour.
 
@@ -82,6 +85,7 @@ def prune(
     from pie_jax.devices.processes import is_first, naming_lost_processes
     from pie_jax.prune.checks import check_options, check_scope
     from pie_jax.prune.options import PruneOptions, SynergyOptions
+    from pie_jax.prune.task.results import TaskResult
 
     settings = PruneOptions(
         methods=opt.names(method),
@@ -93,6 +97,7 @@ def prune(
         gradient=gradient,
         scope_layers=scope_layers,
         on_bad_pair=on_bad_pair,
+        min_tokens=min_tokens,
         batch_size=batch_size,
         seed=seed,
         synergy=SynergyOptions(
@@ -106,11 +111,15 @@ def prune(
     # Before anything large is loaded.
     check_scope(scope)
     check_options(settings)
-    rows = pie_jax.load_pairs(pairs)
+    rows, output = pie_jax.load_pairs(pairs), Output(shown_as)
+    if suggest_corruption and corruption == "zero-features":
+        raise InputError("--suggest-corruption: zero-features needs no corrupted prompt.")
     use_compile_cache()
     devices = join_devices(mesh, distributed, coordinator, processes, process)
     language_model = pie_jax.load_model(model, dtype, mesh=devices)
     clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=encoders == "disk", mesh=devices)
+    if suggest_corruption:
+        rows = prompts.suggested(rows, language_model, str(pairs), output)
     with progress_bar("prune") as progress, naming_lost_processes():
         shown = progress if is_first() else None
         find = pie_jax.prune_task if scope == "task" else pie_jax.prune
@@ -121,7 +130,10 @@ def prune(
         return
     # For the report, which shows them.
     pie_jax.tasks.write_pairs(out / "pairs.jsonl", rows)
-    table = InParts(task_table(result), keep=2) if scope == "task" else InParts(kl_table(result))
-    console.print(table)
-    report_skips(result)
-    console.print(f"results: {out}")
+    if isinstance(result, TaskResult):
+        output.show("kl", task_rows(result), task_table(result), keep=2)
+    else:
+        output.show("kl", kl_rows(result), kl_table(result))
+    report_skips(result, output)
+    output.say(f"results: {out}")
+    output.finish()

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pie_jax.cli.output import Output
 from pie_jax.cli.stages import stage_options as stage
-from pie_jax.terminal import console, use_compile_cache
+from pie_jax.terminal import use_compile_cache
 
 
 def report(
@@ -34,4 +35,4 @@ def report(
 
     use_compile_cache()
     page = report_run(run, out, pairs=pairs, model=model, transcoder=transcoder)
-    console.print(f"report: {page}")
+    Output().say(f"report: {page}")

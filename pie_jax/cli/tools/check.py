@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
+from pie_jax.cli.in_parts import InParts
 from pie_jax.terminal import console, progress_bar, use_compile_cache
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _show(report: CheckReport) -> None:
     rows = zip(named.fvu, named.l0, report.silent, strict=True)
     for layer, (fvu, l0, silent) in enumerate(rows):
         layers.add_row(str(layer), f"{fvu:.3f}", f"{l0:.1f}", f"{silent:.1%}")
-    console.print(layers)
+    console.print(InParts(layers))
     others = Table(
         title=f"medians over layers on {report.near.tokens:,} tokens",
         title_justify="left",
@@ -79,7 +80,7 @@ def _show(report: CheckReport) -> None:
         l0 = sorted(one.l0)[len(one.l0) // 2]
         name = hooks(one) + (" (named)" if index == 0 else "")
         others.add_row(name, f"{one.typical_fvu:.3f}", f"{l0:.1f}")
-    console.print(others)
+    console.print(InParts(others))
     first = Table(
         title="first positions beside later ones, the layer that differs most",
         title_justify="left",
@@ -89,7 +90,7 @@ def _show(report: CheckReport) -> None:
         first.add_column(name, justify="right")
     for row in report.first:
         first.add_row(str(row.position), _times(row.norm), _times(row.l0))
-    console.print(first)
+    console.print(InParts(first))
     result = report.replaced
     console.print(
         f"all MLPs replaced, {result.tokens:,} tokens: KL {result.kl:.3f} nats, same likeliest "

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.terminal import console, quiet_orbax
+from pie_jax.cli.output import Output
+from pie_jax.terminal import quiet_orbax
 
 
 def convert(
@@ -35,4 +36,4 @@ def convert(
     language_model = pie_jax.load_model(model, dtype or "float32")
     clt = pie_jax.load_transcoder(transcoder, encoders_on_disk=True, packed=True)
     pie_jax.convert(language_model, clt, out, dtype=dtype)
-    console.print(f"converted: {out}")
+    Output().say(f"converted: {out}")

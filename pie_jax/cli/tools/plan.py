@@ -10,6 +10,9 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
+from pie_jax.cli import prompts
+from pie_jax.cli.in_parts import InParts
+from pie_jax.defaults import MIN_TOKENS
 from pie_jax.errors import InputError
 from pie_jax.prune.plan.sizes import parse_size, show_size
 from pie_jax.terminal import console
@@ -33,7 +36,7 @@ def plan(
     batch_size: Annotated[
         int | None, typer.Option(help="Prompts side by side; default: 8, or what fits.")
     ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="JSONL: plan for these prompts.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Plan for these prompts.")] = None,
     tokens: Annotated[
         int | None, typer.Option(help="Without --pairs: tokens of a prompt; default: 18.")
     ] = None,
@@ -42,6 +45,11 @@ def plan(
     ] = 64.0,
     method: opt.Methods = opt.DEFAULT_METHODS,
     budget: opt.Budgets = opt.PAPER_BUDGETS,
+    metric: Annotated[str, typer.Option(help=prompts.METRIC_HELP)] = "logit-diff",
+    corruption: Annotated[str, typer.Option(help=prompts.CORRUPTION_HELP)] = "corrupted-prompt",
+    min_tokens: Annotated[
+        int, typer.Option(help="Shorter prompts, BOS counted, are bad pairs.")
+    ] = MIN_TOKENS,
     judge_zero_features: opt.JudgeZeroFeatures = False,
     dtype: opt.Dtype = "float32",
 ) -> None:
@@ -70,6 +78,9 @@ def plan(
         budgets=opt.numbers(budget, "--budget"),
         batch_size=8 if batch_size is None else batch_size,
         judge_zero_features=judge_zero_features,
+        metric=metric,
+        corruption=corruption,
+        min_tokens=min_tokens,
     )
     check_options(settings)
     device = parse_size(device_memory, "--device-memory")
@@ -82,8 +93,8 @@ def plan(
     else:
         load = load_of_pairs(model, read_pairs(pairs), settings, active, str(pairs))
     made = make_plan(opened.shapes, load, settings, device=device, host=host, batch=batch_size)
-    console.print(_places(made))
-    console.print(_batch(made))
+    console.print(InParts(_places(made)))
+    console.print(InParts(_batch(made)))
     for line in _verdict(made):
         console.print(line, highlight=False, soft_wrap=True)
     if made.largest is not None:

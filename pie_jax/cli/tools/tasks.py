@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pie_jax.cli import options as opt
-from pie_jax.terminal import console
+from pie_jax.cli.output import Output
 
 app = typer.Typer(
     help="Generate pairs of clean and corrupted prompts.",
@@ -78,4 +78,4 @@ def _generate(
         split=split,  # type: ignore[arg-type]
     )
     write_pairs(out, pairs)
-    console.print(f"{len(pairs)} pairs: {out}")
+    Output().say(f"{len(pairs)} pairs: {out}")

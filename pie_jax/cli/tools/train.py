@@ -10,6 +10,8 @@ from rich import box
 from rich.table import Table
 
 from pie_jax.cli import options as opt
+from pie_jax.cli.in_parts import InParts
+from pie_jax.cli.output import Output
 from pie_jax.errors import InputError
 from pie_jax.terminal import console, progress_bar, quiet_orbax, use_compile_cache
 
@@ -71,8 +73,8 @@ def train_clt(
             options,
             progress=lambda step, total, now: progress(step, total, _state(now)),
         )
-    console.print(_quality_table(report.heldout))
-    console.print(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
+    console.print(InParts(_quality_table(report.heldout)))
+    Output().say(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
 
 
 def _active(l0: float | None, k: int | None, activation: str) -> float:

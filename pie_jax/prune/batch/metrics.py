@@ -31,13 +31,15 @@ class Prompt(NamedTuple):
 class Metric:
     """A sum over positions: `each(model, residual [P, D], prompt, rule) -> [P]` is their shares.
 
-    `last_only`: only the last position of the prompt counts.
+    `last_only`: only the last position of the prompt counts. One that needs a target needs a
+    distractor too, but for `needs_distractor=False`.
     """
 
     name: str
     needs_target: bool
     last_only: bool
     each: Callable[[Transformer, Array, Prompt, GradientRule], Array]
+    needs_distractor: bool = True
 
     def value(
         self,
@@ -73,6 +75,14 @@ def logit_diff(
     return logits[:, 0] - logits[:, 1]
 
 
+def logit_above_mean(
+    model: Transformer, residual: Float[Array, "P D"], prompt: Prompt, rule: GradientRule
+) -> Float[Array, " P"]:
+    """Logit of the target minus the mean logit of the vocabulary."""
+    target = model.unembed_ids(residual, prompt.target[None], rule)[:, 0]
+    return target - model.unembed(residual, rule).mean(axis=-1)
+
+
 def logsumexp(
     model: Transformer, residual: Float[Array, "P D"], prompt: Prompt, rule: GradientRule
 ) -> Float[Array, " P"]:
@@ -84,16 +94,21 @@ METRICS: Registry[Metric] = Registry(
     "pie_jax.metrics",
     {
         "logit-diff": Metric("logit-diff", True, True, logit_diff),
+        "logit-above-mean": Metric("logit-above-mean", True, True, logit_above_mean, False),
         "logsumexp": Metric("logsumexp", False, False, logsumexp),
     },
 )
 
 
 def own_metric(
-    name: str, value: Callable[[Array, Prompt], Array], *, needs_target: bool = False
+    name: str,
+    value: Callable[[Array, Prompt], Array],
+    *,
+    needs_target: bool = False,
+    needs_distractor: bool = True,
 ) -> Metric:
     """Return a metric from a function of the logits [V] at the prompt's last position and the
-    prompt, which JAX differentiates.
+    prompt, which JAX differentiates; where it needs a target, it needs a distractor by default.
 
     `METRICS[name] = own_metric(name, value)` makes it known to runs and the command line.
     """
@@ -103,4 +118,4 @@ def own_metric(
     ) -> Float[Array, " P"]:
         return jax.vmap(lambda logits: value(logits, prompt))(model.unembed(residual, rule))
 
-    return Metric(name, needs_target, True, each)
+    return Metric(name, needs_target, True, each, needs_distractor)

@@ -16,7 +16,7 @@ from pie_jax.tasks.encode import EncodedPair
 class PairBatch:
     """B pairs of prompts, padded on the right to one length; only `real` rows count.
 
-    `clean` [B, T]; `corrupted` [B, M, T], M corrupted versions of each; `rows` [B] the pairs'
+    `clean` [B, T]; `corrupted` [B, M, T], M corrupted versions of each, or 0; `rows` [B] the pairs'
     places in the input; `target`, `distractor` [B] ids, 0 where not needed. `window`: outside the
     last so many positions of each prompt, its versions are the same.
     """
@@ -61,12 +61,13 @@ def _parts(pairs: list[EncodedPair], size: int) -> Iterator[list[EncodedPair]]:
 
 
 def _changing(pair: EncodedPair) -> int:
-    """Return how many positions there are from the first that differs in any version."""
+    """Return how many positions there are from the first that differs in any version, all of them
+    where there is none."""
     same = (
         next(i for i, (a, b) in enumerate(zip(pair.clean, version, strict=True)) if a != b)
         for version in pair.corrupted
     )
-    return len(pair.clean) - min(same)
+    return len(pair.clean) - min(same, default=0)
 
 
 def _batch(pairs: list[EncodedPair], size: int, length: int, window: int) -> PairBatch:
@@ -78,10 +79,13 @@ def _batch(pairs: list[EncodedPair], size: int, length: int, window: int) -> Pai
             row[: len(ids)] = ids
         return out
 
-    versions = zip(*(pair.corrupted for pair in full), strict=True)
+    versions = list(zip(*(pair.corrupted for pair in full), strict=True))
+    corrupted = np.zeros((size, len(versions), length), np.int32)
+    for index, version in enumerate(versions):
+        corrupted[:, index] = padded(version)
     return PairBatch(
         clean=padded([pair.clean for pair in full]),
-        corrupted=np.stack([padded(version) for version in versions], axis=1),
+        corrupted=corrupted,
         length=np.array([len(pair.clean) for pair in full], np.int32),
         target=np.array([pair.target_id or 0 for pair in full], np.int32),
         distractor=np.array([pair.distractor_id or 0 for pair in full], np.int32),

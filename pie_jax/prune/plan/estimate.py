@@ -15,11 +15,11 @@ from pie_jax.errors import InputError
 from pie_jax.files.hub import DEMO, resolve_folder
 from pie_jax.models.config import PRESETS, ModelConfig
 from pie_jax.models.loader import load_model_tokenizer, parse_dtype, read_config
-from pie_jax.prune.batch.metrics import METRICS
 from pie_jax.prune.batch.pairs import batches
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.plan import memory, speed
 from pie_jax.prune.plan.memory import Encoders, Load, Shapes
+from pie_jax.prune.setup import encoding
 from pie_jax.tasks import Pair, encode_pairs
 from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.loader import load_transcoder, require_match
@@ -153,14 +153,14 @@ def load_of_pairs(
             f"--pairs {source}: needs the tokenizer, which preset `{model}` has not; name a folder "
             "or a hub id, or give --tokens."
         )
-    needs_target = METRICS[options.metric].needs_target
     tokenizer = load_model_tokenizer(model)
     encoded, _ = encode_pairs(
-        pairs, tokenizer, needs_target=needs_target, on_bad_pair="skip", source=source
+        pairs, tokenizer, **encoding(options), on_bad_pair="skip", source=source
     )
-    most = max(batches(encoded, options.batch_size), key=lambda one: one.corrupted.size)
+    found = batches(encoded, options.batch_size)
+    most = max(found, key=lambda one: (one.corrupted.size, one.clean.size))
     versions, length = most.corrupted.shape[1:]
-    return Load(1, versions, length, int(most.length.max()), most.window, active)
+    return Load(1, max(versions, 1), length, int(most.length.max()), most.window, active)
 
 
 def _check(tokens: int, active: float) -> None:

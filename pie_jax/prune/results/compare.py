@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -56,39 +56,47 @@ def run_tables(runs: Runs, baseline: str) -> Iterator[tuple[str, Table]]:
     each stands for."""
     for name, result in runs.items():
         budgets = sorted(set(result.behaviour["budget"].to_pylist()))
-        for title, rows in _measures(result, baseline):
+        for measure in _measures(result, baseline):
             table = Table("method", *(f"K = {budget}" for budget in budgets))
-            for method, words in rows.items():
-                table.add_row(method, *(words[budget] for budget in budgets))
-            yield f"{name}: {title}", table
+            for method, values in measure.values.items():
+                table.add_row(method, *(measure.words(values[budget]) for budget in budgets))
+            yield f"{name}: {measure.title}", table
         title = f"area: mean KL over log K, and beside {baseline}'s; unique: at K = {budgets[-1]}"
         yield f"{name}: {title}", _areas(result, baseline)
 
 
-# A measure's words by method and budget.
-Words = dict[str, dict[int, str]]
+class _Measure(NamedTuple):
+    """A measure by method and budget, and how a value of it reads."""
+
+    name: str
+    title: str
+    values: dict[str, dict[int, Any]]
+    words: Callable[[Any], str]
 
 
-def _measures(result: PruneResult, baseline: str) -> Iterator[tuple[str, Words]]:
+def _measures(result: PruneResult, baseline: str) -> Iterator[_Measure]:
     """Yield the measures that a run has."""
     names, config = methods(result), result.record.get("config", {})
     kind = config.get("corruption", "corrupted-prompt")
     judged = f"judged on {config.get('judge_corruptions', 'same')} corruptions ({kind})"
+    of_all = partial(_words, of=len(result.behaviour["prompt"].unique()))
     title = f"KL(clean || circuit) at the last position, nats; {judged}"
-    yield title, _means(result, "kl_last")
-    title = f"mean KL divided by {baseline}'s"
-    yield title, {name: _every(_words, kl_ratios(result, name, baseline)) for name in names}
+    yield _Measure("kl", title, result.summary("kl_last"), of_all)
+    title, ratios = f"mean KL divided by {baseline}'s", {}
+    for name in names:
+        ratios[name] = kl_ratios(result, name, baseline)
+    yield _Measure("kl-ratio", title, ratios, _words)
     title = f"features that reach {baseline}'s KL at K, divided by K"
     sizes = {name: sizes_for_baseline(result, name, baseline) for name in names}
-    yield title, {name: _every(_size, each) for name, each in sizes.items()}
+    yield _Measure("size-ratio", title, sizes, _size)
     if "random" in names:
         title = "how many times more features a random active set of equal KL has"
-        yield title, {name: _every(_size, compression(result, name)) for name in names}
+        yield _Measure("compression", title, {n: compression(result, n) for n in names}, _size)
     title = "completeness: the share of the behaviour that is left without the circuit"
-    yield title, _means(result, "completeness")
+    yield _Measure("completeness", title, result.summary("completeness"), of_all)
     if has_kl_zero(result):
         title = "KL with what is not kept at zero activation, nats"
-        yield title, _means(result, "kl_zero")
+        yield _Measure("kl-zero", title, result.summary("kl_zero"), of_all)
 
 
 def has_kl_zero(result: PruneResult) -> bool:
@@ -97,14 +105,22 @@ def has_kl_zero(result: PruneResult) -> bool:
     return "kl_zero" in table.schema.names and table["kl_zero"].null_count < len(table)
 
 
-def _means(result: PruneResult, measure: str) -> Words:
-    words = partial(_words, of=len(result.behaviour["prompt"].unique()))
-    return {method: _every(words, row) for method, row in result.summary(measure).items()}
+_AREAS = ("area", "difference", "ratio", "CPR", "CMD")
 
 
 def _areas(result: PruneResult, baseline: str) -> Table:
     """Return the measures over all budgets: areas, and what sets them beside the baseline's."""
-    table = Table("method", "area", "difference", "ratio", "CPR", "CMD", "unique")
+    table = Table("method", *_AREAS, "unique")
+    prompts = len(result.behaviour["prompt"].unique())
+    for method, means, unique in _area_values(result, baseline):
+        table.add_row(method, *(_words(mean, prompts) for mean in means), str(unique))
+    return table
+
+
+def _area_values(
+    result: PruneResult, baseline: str
+) -> Iterator[tuple[str, tuple[Mean | None, ...], int]]:
+    """Yield each method, its values in the order of `_AREAS`, and how many features it keeps."""
     budgets, base = by_prompt(result, baseline, "kl_last")
     counts = occurrence_counts(result)
     last, beside = int(budgets[-1]), area(budgets, base)
@@ -118,21 +134,67 @@ def _areas(result: PruneResult, baseline: str) -> Table:
             bootstrap_ratio(own, beside),
             *map(bootstrap_mean, faithfulness_areas(budgets, counts, faithful)),
         )
-        unique = str(unique_features(result, method, last))
-        table.add_row(method, *(_words(mean, len(own)) for mean in means), unique)
-    return table
+        yield method, means, unique_features(result, method, last)
+
+
+def comparison_rows(runs: Runs, baseline: str) -> list[dict[str, Any]]:
+    """Return what all tables show as rows of run, measure, method, budget, value, low, high, n.
+
+    What is undefined is None; `bound` is `≤` or `>` where the budgets only bound a value.
+    """
+    rows = []
+    for run, result in runs.items():
+        for measure in _measures(result, baseline):
+            for method, values in measure.values.items():
+                for budget, value in values.items():
+                    rows.append(_row(run, measure.name, method, budget, value))
+        last = int(max(result.behaviour["budget"].to_pylist()))
+        for method, means, unique in _area_values(result, baseline):
+            for name, mean in zip(_AREAS, means, strict=True):
+                rows.append(_row(run, name.lower(), method, None, mean))
+            rows.append(_row(run, "unique", method, last, CircuitSize(unique)))
+    for run, method, values in _stabilities(runs):
+        rows += [_row(run, "jaccard", method, budget, mean) for budget, mean in values.items()]
+    return rows
+
+
+def _row(
+    run: str, measure: str, method: str, budget: int | None, value: Mean | CircuitSize | None
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run": run,
+        "measure": measure,
+        "method": method,
+        "budget": budget,
+        "value": None,
+    }
+    row |= dict.fromkeys(("low", "high", "n", "bound"))
+    if isinstance(value, CircuitSize):
+        return row | {"value": value.value, "bound": value.bound or None}
+    if value is not None:
+        row |= {"value": value.mean, "n": value.n}
+        if value.n > 1:  # one value has no interval
+            row |= {"low": value.low, "high": value.high}
+    return row
 
 
 def stability_table(runs: Runs) -> tuple[str, Table]:
     """Return the Jaccard index between the first run's kept sets and every other run's."""
-    (first, result), *others = runs.items()
+    first, result = next(iter(runs.items()))
     budgets = sorted(set(result.behaviour["budget"].to_pylist()))
     table = Table("run", "method", *(f"K = {budget}" for budget in budgets))
+    for name, method, values in _stabilities(runs):
+        table.add_row(name, method, *map(_words, values.values()))
+    return f"Jaccard index of kept sets with {first}", table
+
+
+def _stabilities(runs: Runs) -> Iterator[tuple[str, str, dict[int, Mean | None]]]:
+    """Yield every later run, each method, and its Jaccard indices with the first run by budget."""
+    (_, result), *others = runs.items()
+    budgets = sorted(set(result.behaviour["budget"].to_pylist()))
     for name, other in others:
         for method in methods(result):
-            values = (stability(result, other, method, budget) for budget in budgets)
-            table.add_row(name, method, *map(_words, values))
-    return f"Jaccard index of kept sets with {first}", table
+            yield name, method, {k: stability(result, other, method, k) for k in budgets}
 
 
 def chart(runs: Runs) -> Markup:
@@ -156,12 +218,9 @@ def _words(mean: Mean | None, of: int | None = None) -> str:
     if mean is None:
         return "–"
     fewer = "" if of is None or mean.n == of else f" (n {mean.n})"
-    return f"{mean.mean:.3f} [{mean.low:.2f}, {mean.high:.2f}]{fewer}"
+    interval = f" [{mean.low:.2f}, {mean.high:.2f}]" if mean.n > 1 else ""
+    return f"{mean.mean:.3f}{interval}{fewer}"
 
 
 def _size(size: CircuitSize | None) -> str:
     return "–" if size is None else f"{size.bound} {size.value:.2f}".strip()
-
-
-def _every(words: Callable[[Any], str], values: dict[int, Any]) -> dict[int, str]:
-    return {budget: words(value) for budget, value in values.items()}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from pie_jax.features.promoted import PromotedTokens, TokenEffect
 from pie_jax.features.records import FeatureExamples, FeatureKey, Window
@@ -16,6 +17,12 @@ from pie_jax.graph.page import Measured
 from pie_jax.graph.types import Graph, Pruned, Target
 
 WORDS = ("<bos>", "The", " capital", " of", " the", " state", " containing", " Dallas", " is")
+
+
+@pytest.fixture(scope="module", name="made")
+def made_graph() -> tuple[Graph, Pruned]:
+    """A graph of the usual size, for the tests of one file."""
+    return random_graph()
 
 
 def random_graph(

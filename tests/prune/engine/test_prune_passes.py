@@ -220,6 +220,9 @@ def test_metrics_read_the_last_real_position(case: Case):
         difference = logits[-1, prompt.target] - logits[-1, prompt.distractor]
         ours = METRICS["logit-diff"].value(model, residual, prompt, FULL)
         assert float(ours) == pytest.approx(difference, abs=TOLERANCE)
+        above = logits[-1, prompt.target] - logits[-1].mean()
+        ours = METRICS["logit-above-mean"].value(model, residual, prompt, FULL)
+        assert float(ours) == pytest.approx(above, abs=TOLERANCE)
         total = np.log(np.exp(logits).sum(axis=1)).sum()
         ours = METRICS["logsumexp"].value(model, residual, prompt, FULL)
         assert float(ours) == pytest.approx(total, rel=1e-5)
