@@ -85,7 +85,8 @@ def prune(
     from pie_jax.devices.processes import is_first, naming_lost_processes
     from pie_jax.prune.checks import check_options, check_scope
     from pie_jax.prune.options import PruneOptions, SynergyOptions
-    from pie_jax.prune.task.results import TaskResult
+    from pie_jax.prune.results.tables import PruneResult
+    from pie_jax.prune.task_circuits.results import TaskResult
 
     settings = PruneOptions(
         methods=opt.names(method),
@@ -122,8 +123,8 @@ def prune(
         rows = prompts.suggested(rows, language_model, str(pairs), output)
     with progress_bar("prune") as progress, naming_lost_processes():
         shown = progress if is_first() else None
-        find = pie_jax.prune_task if scope == "task" else pie_jax.prune
-        result = find(
+        find = pie_jax.prune_task if scope == "task" else pie_jax.prune_pairs
+        result: PruneResult | TaskResult = find(
             language_model, clt, rows, settings, out=out, progress=shown, source=str(pairs)
         )
     if not is_first():

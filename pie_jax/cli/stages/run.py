@@ -181,23 +181,33 @@ def run(
     write_pairs(out / "pairs.jsonl", rows)
     output.show("kl", kl_rows(result), kl_table(result))
     report_skips(result, output)
-    weights = {"model": language_model, "transcoder": clt}
     if stages == "all" and not corpus and model != "demo":
         output.say("stopped after pruning: what follows needs a corpus; name one with --corpus")
     elif stages == "all":
         with progress_bar("examples") as progress:
             pie_jax.examples_run(
-                out, corpus or example_corpus(), chosen, progress=progress, **weights
+                out,
+                corpus or example_corpus(),
+                chosen,
+                model=language_model,
+                transcoder=clt,
+                progress=progress,
             )
         with progress_bar("interpret") as progress:
             pie_jax.interpret_run(out, chosen, roles, progress=progress)
         with progress_bar("evaluate") as progress:
             table = pie_jax.evaluate_run(
-                out, roles, preset=preset, scorers=names, progress=progress, **weights
+                out,
+                roles,
+                preset=preset,
+                scorers=names,
+                model=language_model,
+                transcoder=clt,
+                progress=progress,
             )
         for name in ("interpret", "evaluate"):
             stage.report_failures(out, name)
         output.show("scores", score_rows(table), score_table(table))
-    report = pie_jax.report_run(out, **weights)
+    report = pie_jax.report_run(out, model=language_model, transcoder=clt)
     output.say(f"results: {out}\nreport: {report}")
     output.finish()

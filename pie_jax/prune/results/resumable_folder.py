@@ -15,11 +15,14 @@ import pyarrow.parquet as pq
 
 from pie_jax.errors import InputError, PieError
 from pie_jax.files.atomic import replacing
+from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results.columns import Columns
 from pie_jax.prune.results.tables import TABLES, PruneResult
 
 _RECORD = "run.json"
 _PARTS = "parts"
+# Options that runs of earlier versions do not record.
+_DEFAULTS = {"min_tokens": PruneOptions().min_tokens}
 # What a run and its later stages write. `parts` without a record is what an early kill leaves.
 WRITTEN = (
     *(f"{name}.parquet" for name in (*TABLES, "task", "task_behaviour")),
@@ -68,9 +71,9 @@ class RunFolder:
             found = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a run's record; name another folder.") from error
-        changed = sorted(
-            key for key in set(found) | set(self._config) if found.get(key) != self._config.get(key)
-        )
+        # Options that are newer than the folder were what they are by default.
+        found, own = {**_DEFAULTS, **found}, {**_DEFAULTS, **self._config}
+        changed = sorted(key for key in {*found, *own} if found.get(key) != own.get(key))
         if changed:
             raise InputError(
                 f"--out {self.path}: holds a run with another config ({', '.join(changed)} "

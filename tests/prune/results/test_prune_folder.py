@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,16 @@ def test_other_inputs_are_refused(killed: Killed, tmp_path: Path):
         lambda: pie_jax.prune(renamed, transcoder, PAIRS, OPTIONS, out=killed.whole),
         "(model changed)",
     )
+
+
+def test_a_folder_of_an_earlier_version_is_read(killed: Killed, tmp_path: Path):
+    """It does not record an option that came later."""
+    old = shutil.copytree(killed.whole, tmp_path / "old")
+    record = json.loads((old / "run.json").read_text())
+    del record["config"]["min_tokens"]
+    (old / "run.json").write_text(json.dumps(record))
+    again = run(killed.model, old)
+    assert again.scores.equals(pie_jax.load_result(killed.whole).scores)
 
 
 def test_folders_of_something_else_are_refused(killed: Killed, tmp_path: Path):
