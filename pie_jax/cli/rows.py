@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pie_jax.prune.results.tables import PruneResult
-    from pie_jax.prune.task.results import TaskResult
+    from pie_jax.prune.task_circuits.results import TaskResult
 
 Rows = list[dict[str, Any]]
 NOTHING = "nothing kept"
