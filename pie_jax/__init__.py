@@ -37,6 +37,7 @@ _WHERE = {
     "TaskResult": "pie_jax.prune.task_circuits.results",
     "load_task_result": "pie_jax.prune.task_circuits.results",
     "attribution_graph": "pie_jax.graph.attribute",
+    "graph_prompt": "pie_jax.graph.run.prompt",
     "convert": "pie_jax.transcoders.conversion",
     "check_transcoder": "pie_jax.check.run",
     "load_result": "pie_jax.prune.results.resumable_folder",

@@ -28,16 +28,20 @@ class Prompt:
     name: str
 
 
-def encode_prompts(model: LanguageModel, prompts: Sequence[str], new_tokens: int) -> list[Prompt]:
-    """Return prompts as tokens. Raises `InputError` for one without tokens of its own, and where
-    the model's context is too short for it and what comes after."""
+def encode_prompts(
+    model: LanguageModel, prompts: Sequence[str | Sequence[int]], new_tokens: int
+) -> list[Prompt]:
+    """Return prompts, texts or ids with BOS, as tokens.
+
+    Raises `InputError` for one without tokens of its own, and where the model's context is too
+    short for it and what comes after."""
     if not prompts:
         raise InputError("no prompt is given; give at least one.")
     most = model.config.max_positions
     encoded = []
     for row, text in enumerate(prompts):
         name = "the prompt" if len(prompts) == 1 else f"prompt {row} (counted from 0)"
-        ids = tuple(model.tokenizer.encode(text))
+        ids = tuple(model.tokenizer.encode(text) if isinstance(text, str) else text)
         if len(ids) < 2:
             raise InputError(
                 f"{name}, {text!r}, is {len(ids)} token, where no feature is defined; give at "

@@ -1,0 +1,145 @@
+"""`pie-jax graph`: which features, errors and tokens of a prompt make its next token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from pie_jax.cli import options as opt
+from pie_jax.terminal import console, use_compile_cache
+
+if TYPE_CHECKING:
+    from pie_jax.graph.listing import Node
+    from pie_jax.graph.run.result import GraphResult
+
+# Promoted tokens of an input that are shown, and features removed in runs of the demo.
+_TOKENS, _VALIDATE = 4, 40
+
+
+def graph(
+    prompt: Annotated[str | None, typer.Option(help="The text; BOS is put in front.")] = None,
+    target: Annotated[str | None, typer.Option(help="A token that might follow.")] = None,
+    distractor: Annotated[str | None, typer.Option(help="One that it is compared with.")] = None,
+    model: opt.Model = "demo",
+    transcoder: opt.Transcoder = "demo",
+    dtype: opt.Dtype = "float32",
+    features: Annotated[int, typer.Option(help="At most so many features, by influence.")] = 1000,
+    nodes: Annotated[float, typer.Option(help="Share of influence that kept nodes hold.")] = 0.8,
+    edges: Annotated[float, typer.Option(help="Share that edges between them hold.")] = 0.98,
+    validate: Annotated[
+        int | None,
+        typer.Option(
+            help="Remove so many features one by one in runs of the model, and compare; default: "
+            f"{_VALIDATE} on the demo, else 0."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page and files.")] = Path(
+        "graph-results"
+    ),
+) -> None:
+    """Draw the attribution graph of a prompt as a page that opens in a browser.
+
+    Examples:
+
+    \b
+    pie-jax graph --prompt "Then, Peter and Joe had a long talk. Afterwards Joe said to" \\
+        --target " Peter" --distractor " Joe"
+    """
+    import pie_jax
+    from pie_jax.errors import InputError
+
+    if prompt is None:
+        raise InputError("--prompt: is not given; name the text whose next token is asked about.")
+    use_compile_cache()
+    language_model = pie_jax.load_model(model, dtype)
+    clt = pie_jax.load_transcoder(transcoder)
+    result = pie_jax.graph_prompt(
+        language_model,
+        clt,
+        prompt,
+        target=target,
+        distractor=distractor,
+        features=features,
+        nodes=nodes,
+        edges=edges,
+        validate=_checked(validate, model),
+        out=out,
+    )
+    show(result)
+
+
+def _checked(validate: int | None, model: str) -> int:
+    return (_VALIDATE if model == "demo" else 0) if validate is None else validate
+
+
+def show(result: GraphResult) -> None:
+    """Print what a graph holds, what acts on its first target, and where its page is."""
+    from pie_jax.charts.text import count, number, visible
+    from pie_jax.graph.listing import kept_edges
+
+    kinds = [node.kind for node in result.nodes()]
+    found = (count(kinds.count(kind), kind) for kind in ("feature", "error", "token", "target"))
+    facts = [
+        ("nodes", f"{len(kinds)}: {', '.join(found)}"),
+        ("edges", str(len(kept_edges(result.graph, result.pruned).source))),
+        ("replacement score", number(result.replacement)),
+        ("completeness score", number(result.completeness)),
+    ]
+    _print(("graph", ""), facts, "left")
+    rows = [
+        (
+            _named(one.node, result),
+            f"{one.weight:+.3f}",
+            f"{one.share:.1%}",
+            _meaning(one.node, result),
+        )
+        for one in result.inputs()
+    ]
+    label = visible(result.graph.targets[0].label)
+    _print((f"strongest inputs of {label}", "effect", "share", "what it is"), rows, "right")
+    if result.validation is not None:
+        measured = len(result.validation.node)
+        rows = [
+            (name, number(one.pearson), number(one.spearman))
+            for name, one in result.validation.correlations().items()
+        ]
+        title = f"{count(measured, 'feature')} removed one by one; frozen"
+        _print((title, "Pearson", "Spearman"), rows, "right")
+    console.print(f"page: {result.page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _named(node: Node, result: GraphResult) -> str:
+    from pie_jax.charts.text import visible
+
+    token = visible(result.graph.tokens[node.position])
+    where = f"{node.position} {token}"
+    if node.key is not None:
+        return f"feature {node.layer}:{node.feature} at {where}"
+    return f"{node.kind} {where}" if node.layer is None else f"error {node.layer} at {where}"
+
+
+def _meaning(node: Node, result: GraphResult) -> str:
+    from pie_jax.charts.text import printable, shorten, visible
+    from pie_jax.features.records import FeatureKey
+
+    if node.key is None:
+        return ""
+    if label := result.texts.labels.get(node.key):
+        return shorten(printable(label), 40)
+    tokens = result.promoted[FeatureKey(*node.key)][0].promoted[:_TOKENS]
+    return "promotes " + " ".join(visible(token.text) for token in tokens)
+
+
+def _print(names: tuple[str, ...], rows: list[tuple[str, ...]], justify: str) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for i, name in enumerate(names):
+        left = i in (0, 3) or justify == "left"
+        table.add_column(escape(name), justify="left" if left else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table, highlight=False)
