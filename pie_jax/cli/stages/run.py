@@ -135,5 +135,7 @@ def run(
         for name in ("interpret", "evaluate"):
             stage.report_failures(out, name)
         console.print(InParts(score_table(table)))
+    # Of the first pair's circuit; the report links to it.
+    pie_jax.graph_run(out, **weights)
     report = pie_jax.report_run(out, **weights)
     console.print(f"results: {out}\nreport: {report}")

@@ -1,7 +1,8 @@
-"""`pie-jax graph`: which features, errors and tokens of a prompt make its next token."""
+"""`pie-jax graph`: which features, errors and tokens make a prompt's next token."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,14 +23,42 @@ _TOKENS, _VALIDATE = 4, 40
 
 
 def graph(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Results folder of `pie-jax prune` or `run`; or give --prompt."),
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="The text; BOS is put in front.")] = None,
-    target: Annotated[str | None, typer.Option(help="A token that might follow.")] = None,
-    distractor: Annotated[str | None, typer.Option(help="One that it is compared with.")] = None,
-    model: opt.Model = "demo",
-    transcoder: opt.Transcoder = "demo",
+    target: Annotated[
+        str | None, typer.Option(help="With --prompt: a token that might follow.")
+    ] = None,
+    distractor: Annotated[
+        str | None, typer.Option(help="With --prompt: the token it is compared with.")
+    ] = None,
+    pair: Annotated[
+        int | None, typer.Option(help="With RUN: the pair, from 0; default: the first.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="With RUN: whose circuit; default: the first method's.")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="With RUN: at which budget; default: the middle one.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="With RUN: its pairs; default: pairs.jsonl in the folder.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder or hub id; default: demo, or the run's own.")
+    ] = None,
+    transcoder: Annotated[
+        str | None, typer.Option(help="A folder or hub id; default: demo, or the run's own.")
+    ] = None,
     dtype: opt.Dtype = "float32",
-    features: Annotated[int, typer.Option(help="At most so many features, by influence.")] = 1000,
-    nodes: Annotated[float, typer.Option(help="Share of influence that kept nodes hold.")] = 0.8,
+    features: Annotated[
+        int, typer.Option(help="With --prompt: at most so many features, by influence.")
+    ] = 1000,
+    nodes: Annotated[
+        float, typer.Option(help="Share of influence that kept nodes hold; a circuit stays whole.")
+    ] = 0.8,
     edges: Annotated[float, typer.Option(help="Share that edges between them hold.")] = 0.98,
     validate: Annotated[
         int | None,
@@ -38,39 +67,53 @@ def graph(
             f"{_VALIDATE} on the demo, else 0."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the page and files.")] = Path(
-        "graph-results"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write; default: graph-results, or graph in the run's folder."),
+    ] = None,
 ) -> None:
-    """Draw the attribution graph of a prompt as a page that opens in a browser.
+    """Draw the attribution graph of a prompt, or of a run's circuit, as a page for a browser.
 
     Examples:
 
     \b
     pie-jax graph --prompt "Then, Peter and Joe had a long talk. Afterwards Joe said to" \\
         --target " Peter" --distractor " Joe"
+    pie-jax graph pie-results --pair 3 --method auto --budget 20
     """
     import pie_jax
     from pie_jax.errors import InputError
 
-    if prompt is None:
-        raise InputError("--prompt: is not given; name the text whose next token is asked about.")
-    use_compile_cache()
-    language_model = pie_jax.load_model(model, dtype)
-    clt = pie_jax.load_transcoder(transcoder)
-    result = pie_jax.graph_prompt(
-        language_model,
-        clt,
-        prompt,
-        target=target,
-        distractor=distractor,
-        features=features,
-        nodes=nodes,
-        edges=edges,
-        validate=_checked(validate, model),
-        out=out,
-    )
+    if (run is None) == (prompt is None):
+        raise InputError("graph: give either the folder of a run or --prompt, one of them.")
+    shared = {"nodes": nodes, "edges": edges}
+    if prompt is not None:
+        _refuse("--prompt", pair=pair, method=method, budget=budget, pairs=pairs)
+        use_compile_cache()
+        where = (model or "demo", transcoder or "demo")
+        weights = pie_jax.load_model(where[0], dtype), pie_jax.load_transcoder(where[1])
+        result = pie_jax.graph_prompt(
+            *weights, prompt, target=target, distractor=distractor, features=features,
+            validate=_checked(validate, where[0]), out=out or Path("graph-results"), **shared,
+        )  # fmt: skip
+    else:
+        assert run is not None
+        _refuse("a run's folder", target=target, distractor=distractor)
+        use_compile_cache()
+        names = pie_jax.load_result(run).record["config"]
+        result = pie_jax.graph_run(
+            run, pair=pair, method=method, budget=budget, pairs=pairs, model=model,
+            transcoder=transcoder, validate=_checked(validate, names["model"]), out=out, **shared,
+        )  # fmt: skip
     show(result)
+
+
+def _refuse(given: str, **others: object) -> None:
+    from pie_jax.errors import InputError
+
+    for name, value in others.items():
+        if value is not None:
+            raise InputError(f"--{name}: cannot be combined with {given}; leave one of them out.")
 
 
 def _checked(validate: int | None, model: str) -> int:
@@ -90,8 +133,12 @@ def show(result: GraphResult) -> None:
         ("replacement score", number(result.replacement)),
         ("completeness score", number(result.completeness)),
     ]
+    if result.kl is not None:
+        facts.append(("KL(clean || circuit), nats", number(result.kl)))
+    if result.inactive:
+        facts.append(("not active in the clean prompt", count(result.inactive, "kept occurrence")))
     _print(("graph", ""), facts, "left")
-    rows = [
+    inputs = [
         (
             _named(one.node, result),
             f"{one.weight:+.3f}",
@@ -101,7 +148,7 @@ def show(result: GraphResult) -> None:
         for one in result.inputs()
     ]
     label = visible(result.graph.targets[0].label)
-    _print((f"strongest inputs of {label}", "effect", "share", "what it is"), rows, "right")
+    _print((f"strongest inputs of {label}", "effect", "share", "what it is"), inputs, "right")
     if result.validation is not None:
         measured = len(result.validation.node)
         rows = [
@@ -135,7 +182,7 @@ def _meaning(node: Node, result: GraphResult) -> str:
     return "promotes " + " ".join(visible(token.text) for token in tokens)
 
 
-def _print(names: tuple[str, ...], rows: list[tuple[str, ...]], justify: str) -> None:
+def _print(names: tuple[str, ...], rows: Sequence[tuple[str, ...]], justify: str) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for i, name in enumerate(names):
         left = i in (0, 3) or justify == "left"
