@@ -135,7 +135,10 @@ def run(
         for name in ("interpret", "evaluate"):
             stage.report_failures(out, name)
         console.print(InParts(score_table(table)))
-    # Of the first pair's circuit; the report links to it.
-    pie_jax.graph_run(out, **weights)
+    try:
+        # Of the first pair's circuit; the report links to it.
+        pie_jax.graph_run(out, **weights)
+    except pie_jax.InputError as error:
+        console.print(f"no graph of the first pair: {error}", markup=False, soft_wrap=True)
     report = pie_jax.report_run(out, **weights)
     console.print(f"results: {out}\nreport: {report}")
