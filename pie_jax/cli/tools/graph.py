@@ -122,7 +122,7 @@ def _checked(validate: int | None, model: str) -> int:
 
 def show(result: GraphResult) -> None:
     """Print what a graph holds, what acts on its first target, and where its page is."""
-    from pie_jax.charts.text import count, number, visible
+    from pie_jax.charts.text import count, number, printable, visible
     from pie_jax.graph.listing import kept_edges
 
     kinds = [node.kind for node in result.nodes()]
@@ -147,7 +147,8 @@ def show(result: GraphResult) -> None:
         )
         for one in result.inputs()
     ]
-    label = visible(result.graph.targets[0].label)
+    first = result.graph.targets[0]
+    label = printable(first.label) if first.token is None else visible(first.label)
     _print((f"strongest inputs of {label}", "effect", "share", "what it is"), inputs, "right")
     if result.validation is not None:
         measured = len(result.validation.node)
