@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,16 @@ def test_a_circuit_of_nothing_that_is_active_is_refused(folder, monkeypatch):
     monkeypatch.setattr("pie_jax.graph.run.pair.load_result", lambda _: result)
     with pytest.raises(InputError, match="--budget 5: nothing that is kept in pair 0 is active"):
         pie_jax.graph_run(folder)
+
+
+def test_a_pair_without_both_answers_ends_in_the_likeliest_tokens(folder, tmp_path):
+    pairs = pie_jax.load_pairs(folder / "pairs.jsonl")
+    bare = [replace(pair, distractor=None) for pair in pairs]
+    pie_jax.tasks.write_pairs(tmp_path / "bare.jsonl", bare)
+    found = pie_jax.graph_run(folder, pairs=tmp_path / "bare.jsonl", out=tmp_path / "out")
+    assert all(target.token is not None for target in found.graph.targets)
+    pie_jax.tasks.write_pairs(tmp_path / "one.jsonl", pairs[:1])
+    with pytest.raises(InputError, match="--pair 1: only 1 pairs are given"):
+        pie_jax.graph_run(folder, pair=1, pairs=tmp_path / "one.jsonl")
+    with pytest.raises(InputError, match="no pairs; name the run's own"):
+        pie_jax.graph_run(folder, pairs=tmp_path / "none.jsonl")

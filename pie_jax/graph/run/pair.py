@@ -69,7 +69,9 @@ def graph_run(
             f"--pair {number}: only {len(rows)} pairs are given; name the run's own with --pairs."
         )
     language_model, clt = load_weights(result, model, transcoder)
-    encoded = encode_pair(rows[number], language_model.tokenizer, index=number, needs_target=False)
+    # The run has found the prompt long enough.
+    options: dict[str, Any] = {"needs_target": False, "min_tokens": 1}
+    encoded = encode_pair(rows[number], language_model.tokenizer, index=number, **options)
     if isinstance(encoded, SkippedPair):
         raise InputError(f"{encoded.message}; name the run's own pairs with --pairs.")
     circuit, inactive = _circuit(result, number, method, budget)
