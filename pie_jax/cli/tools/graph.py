@@ -86,7 +86,6 @@ def graph(
 
     if (run is None) == (prompt is None):
         raise InputError("graph: give either the folder of a run or --prompt, one of them.")
-    shared = {"nodes": nodes, "edges": edges}
     if prompt is not None:
         _refuse("--prompt", pair=pair, method=method, budget=budget, pairs=pairs)
         use_compile_cache()
@@ -94,7 +93,8 @@ def graph(
         weights = pie_jax.load_model(where[0], dtype), pie_jax.load_transcoder(where[1])
         result = pie_jax.graph_prompt(
             *weights, prompt, target=target, distractor=distractor, features=features,
-            validate=_checked(validate, where[0]), out=out or Path("graph-results"), **shared,
+            validate=_checked(validate, where[0]), out=out or Path("graph-results"),
+            nodes=nodes, edges=edges,
         )  # fmt: skip
     else:
         assert run is not None
@@ -103,7 +103,8 @@ def graph(
         names = pie_jax.load_result(run).record["config"]
         result = pie_jax.graph_run(
             run, pair=pair, method=method, budget=budget, pairs=pairs, model=model,
-            transcoder=transcoder, validate=_checked(validate, names["model"]), out=out, **shared,
+            transcoder=transcoder, validate=_checked(validate, names["model"]), out=out,
+            nodes=nodes, edges=edges,
         )  # fmt: skip
     show(result)
 
