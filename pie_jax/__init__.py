@@ -7,8 +7,8 @@
 >>> result = pie_jax.prune(model, clt, pairs, methods=("fap",), budgets=(10,))  # doctest: +SKIP
 
 Start with `load_model`, `load_transcoder`, `load_pairs` and `prune` (`prune_pairs` is the same as a
-plain function, whose signature editors show); `examples_run`,
-`interpret_run`, `evaluate_run` and `report_run` continue in the folder that `prune(out=...)` wrote.
+plain function, whose signature editors show); `examples_run`, `interpret_run`, `evaluate_run`,
+`graph_run` and `report_run` continue in the folder that `prune(out=...)` wrote.
 Names are loaded when they are first used: importing the package touches no device.
 """
 
@@ -66,6 +66,8 @@ _WHERE = {
     "TaskResult": "pie_jax.prune.task_circuits.results",
     "load_task_result": "pie_jax.prune.task_circuits.results",
     "attribution_graph": "pie_jax.graph.attribute",
+    "graph_prompt": "pie_jax.graph.run.prompt",
+    "graph_run": "pie_jax.graph.run.pair",
     "convert": "pie_jax.transcoders.conversion",
     "check_transcoder": "pie_jax.check.run",
     "load_result": "pie_jax.prune.results.resumable_folder",

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pie_jax.cli.output import printable_lines
 from pie_jax.cli.stages import evaluate, examples, interpret, prune, report, run
-from pie_jax.cli.tools import check, compare, convert, intervene, plan, tasks, train
+from pie_jax.cli.tools import check, compare, convert, graph, intervene, plan, tasks, train
 from pie_jax.errors import PieError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("convert")(convert.convert)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("intervene")(intervene.intervene)
+app.command("graph")(graph.graph)
 app.command("report")(report.report)
 app.command("train-clt")(train.train_clt)
 app.add_typer(tasks.app, name="tasks")

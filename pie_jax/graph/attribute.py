@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from pie_jax.charts.text import count
 from pie_jax.devices.mesh import mesh_of
 from pie_jax.devices.shapes import bucket, length_class
 from pie_jax.errors import InputError
@@ -104,7 +105,7 @@ def _token_ids(model: LanguageModel, prompt: str | Sequence[int]) -> list[int]:
             )
     if not 2 <= len(ids) <= model.config.max_positions:
         raise InputError(
-            f"prompt: {len(ids)} tokens with BOS; a graph needs 2 to the model's "
+            f"prompt: {count(len(ids), 'token')} with BOS; a graph needs 2 to the model's "
             f"{model.config.max_positions}"
         )
     return ids

@@ -28,7 +28,7 @@ class Direction(NamedTuple):
 
 # None for the likely tokens; a pair (target, distractor) for their difference; a list of tokens,
 # as text or ids; or a list of directions.
-Targets = tuple[str, str] | Sequence[str | int] | Sequence[Direction] | None
+Targets = tuple[str | int, str | int] | Sequence[str | int] | Sequence[Direction] | None
 
 
 def find_targets(
@@ -59,7 +59,7 @@ def find_targets(
         )
     named, vectors = _tokens(model, ids, probability)
     label = f"{named[0].label.strip()} − {named[1].label.strip()}"
-    return (Target(label, None, 1.0),), (vectors[0] - vectors[1])[None]
+    return (Target(label, None, 1.0, (ids[0], ids[1])),), (vectors[0] - vectors[1])[None]
 
 
 def likely(probability: Float[np.ndarray, " V"], most: int, share: float) -> list[int]:

@@ -19,6 +19,7 @@ class Target:
     label: str
     token: int | None  # None for a direction, such as target minus distractor
     probability: float  # weight of the target in influence
+    difference: tuple[int, int] | None = None  # the tokens of a target minus a distractor
 
 
 @dataclass(frozen=True)

@@ -28,16 +28,21 @@ class Prompt:
     name: str
 
 
-def encode_prompts(model: LanguageModel, prompts: Sequence[str], new_tokens: int) -> list[Prompt]:
-    """Return prompts as tokens. Raises `InputError` for one without tokens of its own, and where
-    the model's context is too short for it and what comes after."""
+def encode_prompts(
+    model: LanguageModel, prompts: Sequence[str | Sequence[int]], new_tokens: int
+) -> list[Prompt]:
+    """Return prompts, texts or ids with BOS, as tokens.
+
+    Raises `InputError` for one without tokens of its own or with ids that the model does not have,
+    and where its context is too short for it and what comes after.
+    """
     if not prompts:
         raise InputError("no prompt is given; give at least one.")
     most = model.config.max_positions
     encoded = []
     for row, text in enumerate(prompts):
         name = "the prompt" if len(prompts) == 1 else f"prompt {row} (counted from 0)"
-        ids = tuple(model.tokenizer.encode(text))
+        ids = tuple(model.tokenizer.encode(text)) if isinstance(text, str) else _ids(model, text)
         if len(ids) < 2:
             raise InputError(
                 f"{name}, {text!r}, is {len(ids)} token, where no feature is defined; give at "
@@ -51,6 +56,16 @@ def encode_prompts(model: LanguageModel, prompts: Sequence[str], new_tokens: int
             )
         encoded.append(Prompt(ids, name))
     return encoded
+
+
+def _ids(model: LanguageModel, prompt: Sequence[int]) -> tuple[int, ...]:
+    size = model.config.vocab_size
+    if not isinstance(prompt, Sequence) or not all(0 <= index < size for index in prompt):
+        raise InputError(
+            f"prompts: {str(prompt)[:60]} is neither a text nor a list of ids from 0 to "
+            f"{size - 1}; give a list of either."
+        )
+    return tuple(int(index) for index in prompt)
 
 
 def keys_of(lists: Sequence[Sequence[Change]]) -> list[FeatureKey]:

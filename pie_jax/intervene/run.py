@@ -29,7 +29,7 @@ Changes = Sequence[Change] | Sequence[Sequence[Change]]
 def intervene(
     model: LanguageModel,
     transcoder: Transcoder,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str | Sequence[int]],
     changes: Changes,
     *,
     freeze: str = "nothing",
@@ -41,6 +41,8 @@ def intervene(
 ) -> Intervened:
     """Run prompts with features set to other activations, and return the logits beside the model's
     own.
+
+    `prompts` is a text, or several texts or lists of ids that begin with BOS.
 
     `changes` is a list of changes that are made at once, or several such lists, each of which is
     run with each prompt. A change gives a feature's new activation; what its decoder writes for the

@@ -41,10 +41,12 @@ def write_report(
     pairs: Sequence[Pair],
     title: str = "Pruning report",
     explained: Explained | None = None,
+    graph: str | None = None,
 ) -> None:
     """Write `report.html` for a run on `model`, `transcoder` and `pairs`.
 
-    `explained` adds what stages II and III found (`pie_jax.report.load_explained`).
+    `explained` adds what stages II and III found (`pie_jax.report.load_explained`), `graph` a link
+    to the page of a pair's attribution graph.
 
     Raises `InputError` where these are not the run's, or the file cannot be written.
     """
@@ -55,6 +57,7 @@ def write_report(
         pairs=pairs,
         title=title,
         explained=explained,
+        graph=graph,
     )
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -75,6 +78,7 @@ def render(
     pairs: Sequence[Pair],
     title: str,
     explained: Explained | None = None,
+    graph: str | None = None,
 ) -> str:
     """Return the page as text."""
     _require_own(result, model, transcoder, pairs)
@@ -122,6 +126,7 @@ def render(
         kept=lists[shown],
         tokens=tokens,
         explained=explained,
+        graph=graph,
         shades=SHADES,
         payload=payload(lists, tokens),
         circuit=_circuit(result, selection, tokens, model, pairs),

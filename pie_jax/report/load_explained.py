@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pie_jax.charts.text import UNDEFINED, number, percent, printable, visible
 from pie_jax.evaluate.results import EVALUATION, load_evaluation
 from pie_jax.evaluate.table import Summary, summarise
@@ -42,9 +44,9 @@ def load_explained(
     chosen = Chosen.of_record(record)
     keys = feature_groups(result, chosen)[KEPT]
     explanations = load_explanations(folder, record["explainer"], record["explainer_model"])
-    table, judge, scored = None, "", stages.get("evaluate")
-    if scored is not None and (Path(folder) / EVALUATION).exists() and _same(scored, record):
-        table = load_evaluation(folder)
+    table, judge = scored_table(folder), ""
+    if table is not None:
+        scored = stages["evaluate"]
         judge = _named(scored["judge"], scored["judge_model"])
     return Explained(
         *_rows(folder, result, tokenizer, keys, explanations, table, chosen),
@@ -53,6 +55,15 @@ def load_explained(
         _named(record["explainer"], record["explainer_model"]),
         judge,
     )
+
+
+def scored_table(folder: str | Path) -> pa.Table | None:
+    """Return the scores of a folder's last explanations, None where these have none."""
+    stages = load_stages(folder)
+    record, scored = stages.get("interpret"), stages.get("evaluate")
+    if record is None or scored is None or not (Path(folder) / EVALUATION).exists():
+        return None
+    return load_evaluation(folder) if _same(scored, record) else None
 
 
 def _rows(

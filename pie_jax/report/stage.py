@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 from pie_jax.errors import InputError
 from pie_jax.features.weights import load_weights
@@ -10,10 +12,12 @@ from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.results.resumable_folder import load_result
 from pie_jax.report.html import write_report
 from pie_jax.report.load_explained import load_explained
-from pie_jax.tasks import read_pairs
+from pie_jax.tasks import Pair, read_pairs
 from pie_jax.transcoders.store import Transcoder
 
 REPORT, PAIRS = "report.html", "pairs.jsonl"
+# The page of a pair's graph, which the report links to.
+GRAPH = "graph/graph.html"
 
 
 def report_run(
@@ -31,14 +35,35 @@ def report_run(
     """
     folder = Path(folder)
     result = load_result(folder)
-    source = Path(pairs) if pairs is not None else folder / PAIRS
-    if not source.exists():
-        raise InputError(f"{source}: no pairs; name the run's own with --pairs.")
-    rows = read_pairs(source)
+    rows = run_pairs(folder, pairs)
     language_model, clt = load_weights(result, model, transcoder)
     explained = load_explained(folder, result, language_model.tokenizer)
     path = folder / REPORT if out is None else Path(out)
     write_report(
-        result, path, model=language_model, transcoder=clt, pairs=rows, explained=explained
+        result,
+        path,
+        model=language_model,
+        transcoder=clt,
+        pairs=rows,
+        explained=explained,
+        graph=_link(folder / GRAPH, path),
     )
     return path
+
+
+def run_pairs(folder: Path, pairs: str | Path | None) -> list[Pair]:
+    """Return a run's pairs, from its folder or a file. Raises `InputError` where there are none."""
+    source = Path(pairs) if pairs is not None else folder / PAIRS
+    if not source.exists():
+        raise InputError(f"{source}: no pairs; name the run's own with --pairs.")
+    return read_pairs(source)
+
+
+def _link(graph: Path, report: Path) -> str | None:
+    """Return the address of a graph's page from where the report lies, None without one."""
+    if not graph.exists():
+        return None
+    try:
+        return quote(Path(os.path.relpath(graph, report.parent)).as_posix())
+    except ValueError:  # on another drive
+        return graph.resolve().as_uri()

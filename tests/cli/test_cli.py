@@ -1,6 +1,7 @@
 """The command line: the main job on the demo, and one sentence with an exit code for bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from cli_helpers import pie
 
+import pie_jax
 from pie_jax.cli import app
 
 PRUNE = ["--method", "fap,random", "--budget", "5,10", "-n", "4", "--batch-size", "4"]
@@ -26,8 +28,29 @@ def test_run_on_the_demo_leaves_tables_and_a_report(monkeypatch, tmp_path, capsy
     assert record["pairs"] == 4
     for name in ("scores", "selections", "behaviour", "features"):
         assert pq.read_table(out / f"{name}.parquet").num_rows > 0
-    assert "<svg" in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert "<svg" in report
+    assert '<a href="graph/graph.html">' in report
+    assert "Circuit of pair 0: fap, K = 5" in (out / "graph" / "graph.html").read_text()
     assert not (out / "parts").exists()
+    # Elsewhere, a report leads to the same page; without a graph, to none.
+    elsewhere = tmp_path / "a b" / "page.html"
+    elsewhere.parent.mkdir()
+    assert pie(monkeypatch, "report", out, "--out", elsewhere) == 0
+    assert '<a href="../results/graph/graph.html">' in elsewhere.read_text()
+    shutil.rmtree(out / "graph")
+    assert pie(monkeypatch, "report", out) == 0
+    assert "<a href" not in (out / "report.html").read_text()
+
+
+def test_a_run_without_a_graph_says_why(monkeypatch, tmp_path, capsys):
+    def refuse(*args, **rest):
+        raise pie_jax.InputError("nothing that is kept is active.")
+
+    monkeypatch.setattr("pie_jax.graph.run.pair.graph_run", refuse)
+    few = ["--method", "random", "--budget", "1", "-n", "1", "--stages", "prune"]
+    assert pie(monkeypatch, "run", *few, "--out", tmp_path / "out") == 0
+    assert "no graph of the first pair: nothing that is kept" in capsys.readouterr().out
 
 
 def test_generated_pairs_go_through_prune(monkeypatch, tmp_path):

@@ -100,7 +100,7 @@ def test_targets(llama):
     chosen = attribute(model, transcoder, PROMPT, targets=["w4", 8], features=nodes)
     assert [(one.label, one.token) for one in chosen.targets] == [(" w4", 4), (" w8", 8)]
     pair = attribute(model, transcoder, PROMPT, targets=("w4", "w8"), features=nodes)
-    assert pair.targets == (Target("w4 − w8", None, 1.0),)
+    assert pair.targets == (Target("w4 − w8", None, 1.0, (4, 8)),)
     np.testing.assert_allclose(
         pair.rows[-1, :-1], chosen.rows[-2, :-2] - chosen.rows[-1, :-2], atol=1e-5
     )
@@ -205,7 +205,7 @@ def test_a_graph_without_features(llama):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": ""}, r"prompt: 1 tokens with BOS; a graph needs 2 to the model's 64"),
+        ({"prompt": ""}, r"prompt: 1 token with BOS; a graph needs 2 to the model's 64"),
         ({"prompt": [1, 40]}, "prompt: token 40 is not one of the model's, 0 to 39"),
         ({"targets": []}, "targets: the list is empty"),
         ({"targets": ["w4 w5"]}, r"target 'w4 w5' is 2 tokens, \[' w4', ' w5'\]"),

@@ -13,6 +13,7 @@ from intervene_helpers import Case, SlowRun, make_case, near, slow_intervene
 from prune_helpers import ARITHMETIC, tiny_model, tiny_transcoder
 
 import pie_jax
+from pie_jax.errors import InputError
 from pie_jax.features.activations import FeatureReader
 from pie_jax.features.records import FeatureKey
 from pie_jax.intervene.changes import Change
@@ -191,6 +192,17 @@ def test_batches_and_the_last_position_change_nothing(plain: Case):
     one = pie_jax.intervene(plain.model, plain.transcoder, PROMPTS[1], LISTS[2], freeze="attention")
     assert one.after.shape == one.before.shape == (40,)
     near(one.after, whole.after[1, 2])
+    # A prompt as ids is the same one.
+    ids = pie_jax.intervene(
+        plain.model, plain.transcoder, [list(one.tokens[0])], LISTS[2], freeze="attention"
+    )
+    near(ids.after[0], one.after)
+
+
+@pytest.mark.parametrize("prompt", [[1, 40], [1, -1]])
+def test_ids_that_are_none_of_the_models_are_refused(plain: Case, prompt: Any):
+    with pytest.raises(InputError, match="neither a text nor a list of ids from 0 to 39"):
+        pie_jax.intervene(plain.model, plain.transcoder, [prompt], LISTS[2])
 
 
 @pytest.mark.parametrize("kind", ["gemma", "topk"])

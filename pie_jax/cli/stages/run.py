@@ -208,6 +208,11 @@ def run(
         for name in ("interpret", "evaluate"):
             stage.report_failures(out, name)
         output.show("scores", score_rows(table), score_table(table))
+    try:
+        # Of the first pair's circuit; the report links to it.
+        pie_jax.graph_run(out, model=language_model, transcoder=clt)
+    except pie_jax.InputError as error:
+        output.say(f"no graph of the first pair: {error}")
     report = pie_jax.report_run(out, model=language_model, transcoder=clt)
     output.say(f"results: {out}\nreport: {report}")
     output.finish()

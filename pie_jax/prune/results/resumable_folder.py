@@ -28,7 +28,7 @@ WRITTEN = (
     *(f"{name}.parquet" for name in (*TABLES, "task", "task_behaviour")),
     *(f"{name}.parquet" for name in ("examples", "promoted", "evaluation")),
     *(f"{name}.jsonl" for name in ("pairs", "sample", "explanations", "evaluation")),
-    *("examples.json", "stages.json", "llm.sqlite", "report.html"),
+    *("examples.json", "stages.json", "llm.sqlite", "report.html", "graph/graph.html"),
 )
 
 

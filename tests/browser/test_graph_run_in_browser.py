@@ -1,0 +1,39 @@
+"""The page that `graph_prompt` writes, in a browser: what nodes stand for, and what runs say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_graph_in_browser import Open, chromium, open_page  # noqa: F401, fixtures
+
+import pie_jax
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_demo_graph_shows_promoted_tokens_and_measured_changes(
+    open_page: Open,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    model, clt = pie_jax.load_model(), pie_jax.load_transcoder()
+    prompt = "Then, Peter and Joe had a long talk. Afterwards Joe said to"
+    found: Any = pie_jax.graph_prompt(
+        model, clt, prompt, target=" Peter", distractor=" Joe", validate=2, out=tmp_path
+    )
+    nodes = {node.number: node for node in found.nodes()}
+    node = nodes[int(found.validation.node[0])]
+    page = open_page(found.page)
+    assert page.locator(".mark").count() == len(nodes)
+    mark = page.locator(f'.mark[data-i="{list(nodes).index(node.number)}"]')
+    mark.dispatch_event("click")
+    details = page.locator("#details").inner_text()
+    assert f"layer {node.layer}, feature {node.feature}, position {node.position}" in details
+    assert "promotes" in details
+    rows = page.locator("#details table").all_inner_texts()
+    (measured,) = (text for text in rows if "predicted" in text)
+    shown = [float(cell.replace("−", "-")) for cell in measured.split("\t")[-2:]]
+    checked = found.validation
+    expected = [checked.predicted[0, 0], checked.changes["nothing"][0, 0]]
+    assert shown == pytest.approx(expected, abs=0.01)
