@@ -40,8 +40,8 @@ from pie_jax.models.config import PRESETS
 from pie_jax.models.families import FAMILIES
 from pie_jax.models.loader import load_model_tokenizer, read_config
 from pie_jax.models.tokenizer import load_tokenizer
+from pie_jax.tasks import read_pairs
 from pie_jax.tasks.encode import encode_pairs
-from pie_jax.tasks.records import read_pairs
 from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.formats import circuit_tracer, transcoder_set
 from pie_jax.transcoders.loader import load_transcoder
