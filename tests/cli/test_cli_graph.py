@@ -136,12 +136,16 @@ def test_a_circuit_of_nothing_that_is_active_is_refused(folder, monkeypatch):
         pie_jax.graph_run(folder)
 
 
-def test_a_pair_without_both_answers_ends_in_the_likeliest_tokens(folder, tmp_path):
+def test_a_pair_without_answers_ends_in_the_likeliest_tokens(folder, tmp_path):
     pairs = pie_jax.load_pairs(folder / "pairs.jsonl")
-    bare = [replace(pair, distractor=None) for pair in pairs]
-    pie_jax.tasks.write_pairs(tmp_path / "bare.jsonl", bare)
-    found = pie_jax.graph_run(folder, pairs=tmp_path / "bare.jsonl", out=tmp_path / "out")
-    assert all(target.token is not None for target in found.graph.targets)
+    for given, labels in (({"distractor": None}, [pairs[0].target]), (
+        {"target": None, "distractor": None}, None,
+    )):  # fmt: skip
+        bare = [replace(pair, **given) for pair in pairs]
+        pie_jax.tasks.write_pairs(tmp_path / "bare.jsonl", bare)
+        found = pie_jax.graph_run(folder, pairs=tmp_path / "bare.jsonl", out=tmp_path / "out")
+        assert all(target.token is not None for target in found.graph.targets)
+        assert labels in (None, [target.label for target in found.graph.targets])
     pie_jax.tasks.write_pairs(tmp_path / "one.jsonl", pairs[:1])
     with pytest.raises(InputError, match="--pair 1: only 1 pairs are given"):
         pie_jax.graph_run(folder, pair=1, pairs=tmp_path / "one.jsonl")

@@ -25,11 +25,13 @@ from pie_jax.graph.targets import Targets
 from pie_jax.graph.types import Graph, Pruned
 from pie_jax.interpret.run import EXPLANATIONS, load_explanations
 from pie_jax.models.loader import LanguageModel
+from pie_jax.models.tokenizer import Tokenizer
 from pie_jax.prune.results.resumable_folder import load_result
 from pie_jax.prune.results.tables import PruneResult
 from pie_jax.report.load_explained import scored_table
 from pie_jax.report.stage import GRAPH, run_pairs
-from pie_jax.tasks.encode import EncodedPair, SkippedPair, encode_pair
+from pie_jax.tasks import Pair
+from pie_jax.tasks.encode import MAX_TOKENS
 from pie_jax.transcoders.store import Transcoder
 
 
@@ -51,9 +53,9 @@ def graph_run(
     and write its page and files into `graph` in the run's folder, or into `out`.
 
     Its features are the circuit's occurrences, all of which stay, and it ends in target minus
-    distractor, or in the likeliest tokens for a pair without both. `nodes` and `edges` prune the
-    rest. Defaults: the run's first pair and method, the middle one of its budgets. Labels, scores
-    and examples are those that later stages left in the folder.
+    distractor, in the target alone, or without answers in the likeliest tokens. `nodes` and `edges`
+    prune the rest. Defaults: the run's first pair and method, the middle one of its budgets.
+    Labels, scores and examples are those that later stages left in the folder.
 
     Raises `InputError` where the run has no such pair, method or budget, its pairs or weights are
     not found, or nothing of the circuit is active in the clean prompt.
@@ -69,15 +71,11 @@ def graph_run(
             f"--pair {number}: only {len(rows)} pairs are given; name the run's own with --pairs."
         )
     language_model, clt = load_weights(result, model, transcoder)
-    # The run has found the prompt long enough.
-    options: dict[str, Any] = {"needs_target": False, "min_tokens": 1}
-    encoded = encode_pair(rows[number], language_model.tokenizer, index=number, **options)
-    if isinstance(encoded, SkippedPair):
-        raise InputError(f"{encoded.message}; name the run's own pairs with --pairs.")
+    # The run has checked the pair; it reads as many tokens.
+    tokens = language_model.tokenizer.encode(rows[number].clean)[:MAX_TOKENS]
     circuit, inactive = _circuit(result, number, method, budget)
-    graph = attribute(
-        language_model, clt, encoded.clean, targets=_targets(encoded), features=circuit
-    )
+    targets = _targets(rows[number], language_model.tokenizer)
+    graph = attribute(language_model, clt, tokens, targets=targets, features=circuit)
     pruned = _whole_circuit(graph, prune_graph(graph, nodes, edges))
     texts = load_texts(folder, set(zip(graph.layer.tolist(), graph.feature.tolist(), strict=True)))
     found = finish(language_model, clt, graph, pruned, validate, texts)
@@ -130,10 +128,12 @@ def _places(table: pa.Table) -> list[Place]:
     return list(zip(*columns, strict=True))
 
 
-def _targets(pair: EncodedPair) -> Targets:
-    if pair.target_id is None or pair.distractor_id in (None, pair.target_id):
+def _targets(pair: Pair, tokenizer: Tokenizer) -> Targets:
+    answers = (pair.target, pair.distractor)
+    target, distractor = (None if one is None else tokenizer.answer_id(one) for one in answers)
+    if target is None:
         return None
-    return pair.target_id, pair.distractor_id
+    return [target] if distractor in (None, target) else (target, distractor)
 
 
 def _whole_circuit(graph: Graph, pruned: Pruned) -> Pruned:
