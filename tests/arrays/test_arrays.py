@@ -128,6 +128,7 @@ def test_shapes_that_do_not_match(bad: str):
         arrays.dictionary(weight, bias, decoders)
 
 
+@pytest.mark.slow
 def test_a_foreign_model_alone_and_on_a_foreign_mesh():
     """The script of the docs: own nnx model, arrays, metric, a learned mask, eight devices."""
     done = subprocess.run(

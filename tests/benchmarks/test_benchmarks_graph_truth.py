@@ -10,6 +10,7 @@ from pie_jax.prune.methods import METHODS
 from pie_jax.tasks import encode_pairs, get_task
 
 
+@pytest.mark.slow
 def test_rows_agree_with_pruning_and_graphs(monkeypatch):
     # FAP in place of `auto`: as much is compared, and little is compiled.
     monkeypatch.setattr(graph_truth, "METHODS", {"auto": METHODS["fap"]})

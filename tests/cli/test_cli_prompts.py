@@ -93,6 +93,7 @@ def test_own_pairs_go_through_run_and_prune_alike(monkeypatch, tmp_path, capsys)
     assert "row 1 (counted from 0): there is no corrupted prompt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_hostile_prompts_break_neither_page_nor_tables(monkeypatch, tmp_path, capsys) -> None:
     out = tmp_path / "[bold]out[/red]"
     few = ["--method", "fap", "--budget", "3", "--features", 2, "--baselines", 0]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cli import pie
+from cli_helpers import pie
 from test_transcoder_training import OPTIONS, corpus, folder, model  # noqa: F401
 from test_transcoder_training_parts import _batch
 

@@ -128,7 +128,12 @@ def slow_select(
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "bisections"), [(1e-3, 100.0, 7), (3e-3, 100.0, 7), (1e-3, 0.02, 4)]
+    ("low", "high", "bisections"),
+    [
+        (1e-3, 100.0, 7),
+        pytest.param(3e-3, 100.0, 7, marks=pytest.mark.slow),
+        (1e-3, 0.02, 4),
+    ],
 )
 def test_selection_bisects_to_the_budget_and_fills_it(
     case: Case, monkeypatch: pytest.MonkeyPatch, low: float, high: float, bisections: int

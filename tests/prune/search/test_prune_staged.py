@@ -52,6 +52,7 @@ def test_each_stage_adds_the_largest_gains_at_the_circuit_so_far(case: Case):
             assert float(path.circuits.kl[b, stage]) == pytest.approx(kl, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_paths_are_nested_and_beat_fap_on_the_demo():
     model, clt = load_model("demo"), load_transcoder("demo")
     pairs = get_task("docstring").generate(4, seed=2, tokenizer=model.tokenizer, split="heldout")
