@@ -78,6 +78,7 @@ def asked(server: LLMServer, *more: object) -> list[object]:
     return ["--base-url", server.url, "--explainer-model", "m", *more]
 
 
+@pytest.mark.slow
 def test_run_without_options_does_all_stages_offline(monkeypatch, tmp_path, capsys):
     out = tmp_path / "results"
     few = ["-n", 2, "--method", "fap", "--budget", 5, "--batch-size", 2, *FEW, *QUICK]

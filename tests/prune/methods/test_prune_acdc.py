@@ -130,7 +130,7 @@ def slow_select(
 @pytest.mark.parametrize(
     ("low", "high", "bisections"),
     [
-        (1e-3, 100.0, 7),
+        pytest.param(1e-3, 100.0, 7, marks=pytest.mark.slow),
         pytest.param(3e-3, 100.0, 7, marks=pytest.mark.slow),
         (1e-3, 0.02, 4),
     ],

@@ -112,6 +112,7 @@ def taken(program: Any, *arguments: Any, **settings: Any) -> int:
     return found.temp_size_in_bytes + found.output_size_in_bytes
 
 
+@pytest.mark.slow
 def test_what_stages_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Between three quarters and four times what the compiled programs allocate on a CPU."""
     case = tiny(tmp_path)
