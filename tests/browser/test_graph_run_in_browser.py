@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_graph_in_browser import Open, chromium, open_page  # noqa: F401, fixtures
+
+pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; pip install 'pie-jax[browser]'"
+)
+from graph_browser import (
+    Open,
+    chromium_browser,  # noqa: F401, a fixture
+    page_opener,  # noqa: F401, a fixture
+)
 
 import pie_jax
 
@@ -14,7 +22,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_a_demo_graph_shows_promoted_tokens_and_measured_changes(
-    open_page: Open,  # noqa: F811
+    open_page: Open,
     tmp_path: Path,
 ) -> None:
     model, clt = pie_jax.load_model(), pie_jax.load_transcoder()
