@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pie_jax.kernels.primals import is_zero, values
 from pie_jax.kernels.slices import slice_rows, take_rows
 from pie_jax.kernels.writes import Writes
 
 TILE = 128
+_INSTEAD = "gradient_times_write and write"
 # Blocks whose tiles are multiplied side by side: on a CPU one stays in its caches, elsewhere each
 # step of a loop costs as much as reading dozens.
 _SIDE_BY_SIDE = 32
@@ -136,13 +138,13 @@ def _written(
 
 
 def _scores_forward(table: Any, tiles: Any, writes: Any, gradient: Any, side: int | None) -> Any:
-    where = _values(table, tiles, writes)
+    where = values(table, tiles, writes, instead=_INSTEAD)
     return _scores(*where, gradient.value, side), (where, gradient.value)
 
 
 def _scores_back(side: int | None, kept: Any, change: Any) -> Any:
     where, gradient = kept
-    if isinstance(change, jax.custom_derivatives.SymbolicZero):
+    if is_zero(change):
         return None, None, None, None
     back = _written(*where, change, gradient.shape[:2], side)
     return None, None, None, back.astype(gradient.dtype)
@@ -151,28 +153,15 @@ def _scores_back(side: int | None, kept: Any, change: Any) -> Any:
 def _written_forward(
     table: Any, tiles: Any, writes: Any, weight: Any, shape: tuple[int, int], side: int | None
 ) -> Any:
-    where = _values(table, tiles, writes)
+    where = values(table, tiles, writes, instead=_INSTEAD)
     return _written(*where, weight.value, shape, side), (where, weight.value)
 
 
 def _written_back(shape: tuple[int, int], side: int | None, kept: Any, change: Any) -> Any:
     where, weight = kept
-    if isinstance(change, jax.custom_derivatives.SymbolicZero):
+    if is_zero(change):
         return None, None, None, None
     return None, None, None, _scores(*where, change, side).astype(weight.dtype)
-
-
-def _values(table: Any, tiles: Any, writes: Any) -> Any:
-    """Return the arrays of what is not differentiated."""
-    if table.perturbed:
-        raise NotImplementedError(
-            "the products over tiles cannot be differentiated by the table; use "
-            "gradient_times_write and write"
-        )
-    leaf = lambda x: isinstance(x, jax.custom_derivatives.CustomVJPPrimal)  # noqa: E731
-    return tuple(
-        jax.tree.map(lambda x: x.value, one, is_leaf=leaf) for one in (table, tiles, writes)
-    )
 
 
 _scores.defvjp(_scores_forward, _scores_back, symbolic_zeros=True)

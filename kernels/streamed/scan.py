@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pie_jax.kernels.primals import is_zero, values
 from pie_jax.kernels.slices import slice_rows
 from pie_jax.kernels.streamed.choice import whole_block
 
@@ -108,22 +109,14 @@ def _streamed(
 
 
 def _forward(decoder: Any, occurrences: Any, gradient: Any, block: int, whole: bool | None) -> Any:
-    if decoder.perturbed:
-        raise NotImplementedError(
-            "the streamed product cannot be differentiated by the decoder; use gradient_times_write"
-        )
-    where = jax.tree.map(lambda x: x.value, (decoder, occurrences), is_leaf=_is_primal)
+    where = values(decoder, occurrences, instead="gradient_times_write")
     return _streamed(*where, gradient.value, block, whole), (*where, gradient.value)
-
-
-def _is_primal(x: Any) -> bool:
-    return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
 
 
 def _back(block: int, whole: bool | None, kept: Any, change: Any) -> Any:
     """Return the transpose: each occurrence's rows times its score, at its prompt and position."""
     decoder, of, gradient = kept
-    if isinstance(change, jax.custom_derivatives.SymbolicZero):
+    if is_zero(change):
         return None, None, None
     batch, width, length, model = gradient.shape
     score = jnp.where(of.feature < decoder.shape[0], change[of.order], 0.0)
