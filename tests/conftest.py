@@ -41,7 +41,10 @@ from pie_jax.transcoders.store import Transcoder  # noqa: E402
 # package's own programs, too, as it leaves alone what XLA_FLAGS sets; so do child processes.
 _QUICK = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):  # later ones have no such flag
-    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
+    _QUICK += [
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
 os.environ["XLA_FLAGS"] = " ".join([*_QUICK, os.environ.get("XLA_FLAGS", "")]).strip()
 
 # Several devices, so that code which shards is tested on any machine.

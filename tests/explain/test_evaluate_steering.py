@@ -13,6 +13,7 @@ from pie_jax.models.generate import generate
 from pie_jax.transcoders.config import TopK
 
 NEW = 6
+LENGTH = 16
 PROMPTS = [[1, 5, 9, 13], [1, 7, 30, 31, 32, 8, 4]]
 
 
@@ -24,10 +25,13 @@ def batch() -> tuple[jnp.ndarray, jnp.ndarray]:
 
 
 def slow_generate(model, prompt, transcoder=None, key=None, target=0.0) -> list[int]:
-    """Run the whole prompt again for every token; the feature's write comes in as `mlp_delta`."""
+    """Run the whole prompt again for every token; the feature's write comes in as `mlp_delta`.
+
+    What follows a position changes nothing before it: padding to one length compiles once.
+    """
     tokens = list(prompt)
     for _ in range(NEW):
-        ids, delta = jnp.asarray(tokens), None
+        ids, delta = jnp.asarray(tokens + [0] * (LENGTH - len(tokens))), None
         if transcoder is not None:
             inputs = model.streams(ids).resid_mid
             inputs = model.transcoder_inputs(inputs, transcoder.config.input_site)
@@ -39,7 +43,7 @@ def slow_generate(model, prompt, transcoder=None, key=None, target=0.0) -> list[
             for w, row in enumerate(transcoder.rows(key.layer, np.array([key.feature]))[0]):
                 delta[key.layer + w] = change[:, None] * row
             delta = jnp.asarray(delta)
-        tokens.append(int(jnp.argmax(model(ids, delta).logits[-1])))
+        tokens.append(int(jnp.argmax(model(ids, delta).logits[len(tokens) - 1])))
     return tokens[len(prompt) :]
 
 

@@ -42,6 +42,9 @@ class FrozenRun:
         self.model, self.transcoder = model.transformer, transcoder
         self.config, self.length = model.config, len(tokens)
         streams = self.model.streams(jnp.asarray(tokens))
+        self.blocks = [
+            layer_of(self.model.blocks, jnp.int32(i)) for i in range(len(streams.mlp_out))
+        ]
         self.embedded = np.asarray(self.model.embed(jnp.asarray(tokens)), np.float64)
         self.mlp_out = np.asarray(streams.mlp_out, np.float64)
         self.kept: dict[Any, np.ndarray] = {}
@@ -59,7 +62,7 @@ class FrozenRun:
         written = np.broadcast_to(written, self.mlp_out.shape)
         inputs = []
         for index in range(self.config.num_layers):
-            block = layer_of(self.model.blocks, jnp.int32(index))
+            block = self.blocks[index]
             attention = block.attention
             normed = self.norm((index, "in"), block.attention_norm, x)
             value = np.einsum("td,dgk->tgk", normed, np.asarray(attention.value[...], np.float64))

@@ -14,6 +14,7 @@ from search_helpers import MOST, Case, case, listed, padded
 
 from pie_jax.errors import InputError
 from pie_jax.prune.checks import check_options
+from pie_jax.prune.engine.selection import PADDING, Selection
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions, SearchOptions
 from pie_jax.prune.search import shared as searches
@@ -213,6 +214,16 @@ def test_auto_against_every_circuit_of_three_among_twelve(case: Case):
         assert kl <= values.min() + 0.1 * (np.median(values) - values.min())
 
 
+def stacked(selections: list[Selection]) -> np.ndarray:
+    """Return kept sets of several sizes as one array [B, S, K]: one program to compile."""
+    most = max(one.kept.shape[1] for one in selections)
+    rows = [
+        np.pad(one.kept, ((0, 0), (0, most - one.kept.shape[1])), constant_values=PADDING)
+        for one in selections
+    ]
+    return np.stack(rows, axis=1)
+
+
 def test_auto_is_never_worse_than_a_gradient_score(case: Case):
     """From one occurrence to all of them, with a search that sees too few to be of use."""
     count = int(case.inputs.occurrences.count.max())
@@ -221,11 +232,8 @@ def test_auto_is_never_worse_than_a_gradient_score(case: Case):
     before, case.inputs.options = case.inputs.options, options
     try:
         kl = {
-            name: np.stack(
-                [case.inputs.kl_last(one.kept[:, None])[:, 0] for one in selections], axis=1
-            )
+            name: case.inputs.kl_last(stacked(run_method(METHODS[name], case.inputs, budgets)))
             for name in ("auto", "fap", "relp")
-            if (selections := run_method(METHODS[name], case.inputs, budgets))
         }
     finally:
         case.inputs.options = before
