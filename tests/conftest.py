@@ -34,6 +34,7 @@ from hypothesis import settings  # noqa: E402
 
 from pie_jax.models.config import ModelConfig  # noqa: E402
 from pie_jax.models.loader import LanguageModel, load_model, read_config  # noqa: E402
+from pie_jax.prune.engine.removals import plan  # noqa: E402
 from pie_jax.transcoders.loader import load_transcoder  # noqa: E402
 from pie_jax.transcoders.store import Transcoder  # noqa: E402
 
@@ -76,6 +77,17 @@ def programs_of_one_file() -> Iterator[None]:
     """Drop compiled programs after each file: thousands of them exhaust a process's mappings."""
     yield
     jax.clear_caches()
+
+
+# Where removals themselves are tested, or published results.
+_EVERY_WIDTH = ("test_prune_cones", "test_prune_golden", "test_prune_passes", "test_prune_lowering")
+
+
+@pytest.fixture(autouse=True)
+def few_widths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let chunks of removals have two widths instead of four: each is a program to compile."""
+    if request.module.__name__ not in _EVERY_WIDTH:
+        monkeypatch.setattr(plan, "widths", lambda window: sorted({-(-window // 2), window}))
 
 
 @dataclass(frozen=True, eq=False)
