@@ -29,17 +29,16 @@ from rich.table import Table
 from benchmarks.parts.limits import copy_bytes
 from benchmarks.parts.machine import describe, write_json
 from benchmarks.parts.timing import Timing, measure
+from benchmarks.peers.streamed.choice import bytes_moved, form
+from benchmarks.peers.streamed.scan import by_feature, streamed_gradient_times_write
 from pie_jax.kernels import (
     TILE,
     Tiles,
     Writes,
     active_union,
-    by_feature,
     gradient_times_write,
-    streamed_gradient_times_write,
     tiled_gradient_times_write,
 )
-from pie_jax.kernels.streamed.choice import bytes_moved, form
 from pie_jax.transcoders.modules import Encoder
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -236,7 +235,7 @@ def _products(sizes: Size) -> dict[str, Product]:
     }
     platform = jax.default_backend()
     if platform in ("gpu", "tpu"):
-        from pie_jax.kernels.streamed.pallas import pallas_gathered, pallas_streamed
+        from benchmarks.peers.streamed.pallas import pallas_gathered, pallas_streamed
 
         for name, kernel in (("gathered", pallas_gathered), ("streamed", pallas_streamed)):
             on_device = partial(kernel, platform=platform)

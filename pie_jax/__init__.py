@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what editors show; at run time names are loaded when they a
     from pie_jax.graph.attribute import attribute as attribution_graph  # noqa: F401
     from pie_jax.interpret.stage import examples_run as examples_run
     from pie_jax.interpret.stage import interpret_run as interpret_run
+    from pie_jax.interpret.stage import store_examples_run as store_examples_run
     from pie_jax.models.loader import LanguageModel as LanguageModel
     from pie_jax.models.loader import load_model as load_model
     from pie_jax.prune.batch.metrics import own_metric as own_metric
@@ -73,6 +74,7 @@ _WHERE = {
     "load_result": "pie_jax.prune.results.resumable_folder",
     "Chosen": "pie_jax.features.groups",
     "examples_run": "pie_jax.interpret.stage",
+    "store_examples_run": "pie_jax.interpret.stage",
     "interpret_run": "pie_jax.interpret.stage",
     "estimate_interpretation": "pie_jax.interpret.stage",
     "evaluate_run": "pie_jax.evaluate.stage",

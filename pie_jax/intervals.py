@@ -1,4 +1,7 @@
-"""Means over prompts with bootstrap intervals."""
+"""Means over prompts with bootstrap intervals.
+
+By hand, as importing scipy.stats takes half a second of every command; tests hold it against scipy.
+"""
 
 from __future__ import annotations
 

@@ -43,9 +43,11 @@ def dictionary(
         raise ValueError(
             f"encoders {weight.shape} and {bias.shape} do not go with {len(decoders)} decoders"
         )
+    if threshold is not None and threshold.shape != (layers, features):
+        raise ValueError(f"thresholds {threshold.shape} do not go with encoders {weight.shape}")
     for layer, decoder in enumerate(decoders):
         most = layers - layer
-        if decoder.shape[::2] != (features, d_model) or not 1 <= decoder.shape[1] <= most:
+        if decoder.shape not in {(features, width, d_model) for width in range(1, most + 1)}:
             raise ValueError(
                 f"decoder {layer} is {decoder.shape}; it must be [{features}, 1 to {most}, "
                 f"{d_model}]"

@@ -14,14 +14,17 @@ import pyarrow as pa
 from pie_jax.errors import InputError
 from pie_jax.evaluate.presets import get_preset
 from pie_jax.evaluate.run import Progress, evaluate_async
-from pie_jax.evaluate.scorers import DEFAULT_SCORERS, get_scorers
+from pie_jax.evaluate.scorers import DEFAULT_SCORERS, SCORERS, Scorer, get_scorers
 from pie_jax.evaluate.steering import Steerer
 from pie_jax.evaluate.subject import Shared
 from pie_jax.features.activations import max_activations
 from pie_jax.features.baselines import KEPT, SHUFFLED, Trial, own, shuffled
 from pie_jax.features.corpus.sample import Activations, load_sample, read_natural
+from pie_jax.features.examples.folder import RECORD
+from pie_jax.features.examples.table import EXAMPLES
 from pie_jax.features.groups import Chosen, feature_groups
 from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.store.collect import store_of
 from pie_jax.features.texts import ShowsTokens
 from pie_jax.features.weights import load_tokenizer_of, load_weights
 from pie_jax.files.stage_record import load_stages, save_stage
@@ -67,8 +70,7 @@ def evaluate_run(
     are no explanations, `Stopped` if an LLM's server, key or budget ends it.
     """
     counts, started, roles = get_preset(preset), time.monotonic(), roles or Roles()
-    get_scorers(scorers)
-    work = _work(folder)
+    work = _work(folder, get_scorers(scorers))
     language_model, clt = load_weights(work.result, model, transcoder)
     tokenizer = language_model.tokenizer
 
@@ -121,8 +123,7 @@ def estimate_evaluation(
     for steering are not included.
     """
     counts, roles = get_preset(preset), roles or Roles()
-    get_scorers(scorers)
-    work = _work(folder)
+    work = _work(folder, get_scorers(scorers))
     if roles.judge_config is None:
         return Estimate()
     tokenizer: ShowsTokens = load_tokenizer_of(work.result, model)
@@ -162,7 +163,23 @@ def trials(
     return {**out, SHUFFLED: shuffled(members[KEPT], pool, seed)}
 
 
-def _work(folder: str | Path) -> _Work:
+def _corpus_texts(folder: str | Path, scorers: Sequence[Scorer]) -> list[str]:
+    """Return the random corpus texts of a folder; examples from a store have none."""
+    store = store_of(folder)
+    if store is None:
+        return load_sample(folder)
+    if any(scorer.corpus for scorer in scorers):
+        others = ",".join(name for name, one in SCORERS.items() if not one.corpus)
+        needing = ", ".join(scorer.name for scorer in scorers if scorer.corpus)
+        raise InputError(
+            f"--scorers {needing}: need random texts of a corpus, which examples from a store "
+            f"({store}) do not have; name others (--scorers {others}), or delete {RECORD} and "
+            f"{EXAMPLES} and run `pie-jax examples` with --corpus."
+        )
+    return []
+
+
+def _work(folder: str | Path, scorers: Sequence[Scorer]) -> _Work:
     interpreted = load_stages(folder).get("interpret")
     result = load_result(folder)
     if interpreted is None:
@@ -184,6 +201,6 @@ def _work(folder: str | Path) -> _Work:
         result,
         trials(groups, explanations, chosen.seed),
         examples,
-        load_sample(folder),
+        _corpus_texts(folder, scorers),
         record,
     )

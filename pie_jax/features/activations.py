@@ -98,6 +98,10 @@ class FeatureReader:
         A text is one prompt of its own, cut after `most_tokens`; one without tokens has 0.
         """
         ids = [text_ids(self._model.tokenizer, text)[:most_tokens] for text in texts]
+        return self.max_of_ids(ids, batch_size=batch_size)
+
+    def max_of_ids(self, ids: Sequence[Sequence[int]], *, batch_size: int = 32) -> np.ndarray:
+        """Return each row's activation [n_rows, n]; a row is a prompt's ids with BOS in front."""
         out = np.zeros((len(ids), len(self.keys)), np.float32)
         groups: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):
@@ -185,7 +189,7 @@ def _stack(encoders: list[Encoder]) -> Encoder:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *encoders)
 
 
-def _padded(rows: list[list[int]], size: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
+def _padded(rows: Sequence[Sequence[int]], size: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
     tokens, length = np.zeros((size, wide), np.int32), np.zeros(size, np.int32)
     for row, ids in enumerate(rows):
         tokens[row, : len(ids)] = ids

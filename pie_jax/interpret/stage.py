@@ -18,6 +18,7 @@ from pie_jax.features.examples.table import load_examples
 from pie_jax.features.groups import Chosen, feature_groups, union
 from pie_jax.features.promoted_file import load_promoted
 from pie_jax.features.records import Explanation, FeatureExamples, FeatureKey
+from pie_jax.features.store.collect import StoreCollection, collect_from_store
 from pie_jax.features.weights import load_tokenizer_of, load_weights
 from pie_jax.files.corpus.documents import Corpus, FileCorpus
 from pie_jax.files.stage_record import save_stage
@@ -77,6 +78,26 @@ def examples_run(
         )
         save_sample(folder, texts)
     return found
+
+
+def store_examples_run(
+    folder: str | Path,
+    store: str | Path,
+    chosen: Chosen | None = None,
+    options: ExampleOptions | None = None,
+    *,
+    model: LanguageModel | str | None = None,
+    transcoder: Transcoder | str | None = None,
+    progress: Progress | None = None,
+) -> StoreCollection:
+    """Collect examples of a run's features from a published store, in place of a corpus.
+
+    Repeating the call tries again what had failed; see `collect_from_store` for errors.
+    """
+    result = load_result(folder)
+    keys = union(feature_groups(result, chosen or Chosen()))
+    weights = load_weights(result, model, transcoder)
+    return collect_from_store(*weights, keys, store, options, out=folder, progress=progress)
 
 
 def interpret_run(

@@ -116,16 +116,18 @@ def test_a_list_that_is_too_short_says_so(on_arrays):
     assert int(found.count) <= len(found.layer)
 
 
-@pytest.mark.parametrize("bad", ["decoders", "shape"])
+@pytest.mark.parametrize("bad", ["decoders", "shape", "more axes", "threshold"])
 def test_shapes_that_do_not_match(bad: str):
     weight, bias = jnp.zeros((2, 6, 4)), jnp.zeros((2, 6))
     decoders = [jnp.zeros((6, 2, 4)), jnp.zeros((6, 1, 4))]
     if bad == "decoders":
         decoders = decoders[:1]
-    else:
-        decoders[1] = jnp.zeros((6, 2, 4))
-    with pytest.raises(ValueError, match="decoder"):
-        arrays.dictionary(weight, bias, decoders)
+    elif bad != "threshold":
+        decoders[1] = jnp.zeros((6, 2, 4) if bad == "shape" else (6, 1, 4, 1))
+    # One for each feature, of no layer.
+    threshold = jnp.zeros(6) if bad == "threshold" else None
+    with pytest.raises(ValueError, match="threshold" if bad == "threshold" else "decoder"):
+        arrays.dictionary(weight, bias, decoders, threshold)
 
 
 @pytest.mark.slow

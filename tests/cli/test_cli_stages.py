@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from llm_server import LLMServer, Seen, Send, completion, error
 from page_helpers import Page
+from store_helpers import serving, store_records, write_store
 
 import pie_jax
 from pie_jax.cli import app
 from pie_jax.evaluate.results import load_evaluation
+from pie_jax.features.examples.table import load_examples
 from pie_jax.files.stage_record import load_stages
 
 KEY = "sk-secret-0123456789abcdef"
@@ -99,6 +101,44 @@ def test_run_without_options_does_all_stages_offline(monkeypatch, tmp_path, caps
     before = (out / "evaluation.jsonl").read_bytes()
     assert pie(monkeypatch, "run", *few, "--out", out) == 0
     assert (out / "evaluation.jsonl").read_bytes() == before
+
+
+def test_examples_come_from_a_corpus_or_a_store(monkeypatch, tmp_path, capsys):
+    both = ["--corpus", tmp_path / "a.txt", "--store", tmp_path]
+    for options in ([], both):
+        assert pie(monkeypatch, "examples", tmp_path, *options) == 2
+        assert "either --corpus or --store" in " ".join(capsys.readouterr().err.split())
+    assert pie(monkeypatch, "examples", tmp_path, "--store", tmp_path, "--shard", "0/2") == 2
+    assert "--shard" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_stages_after_examples_from_a_store(monkeypatch, folder, tmp_path, capsys):
+    examples = load_examples(folder)
+    windows = {
+        one.key: [*one.top, *(w for group in one.deciles for w in group)] for one in examples
+    }
+    gone = next(one.key for one in examples if one.top)
+    shown = {key: some for key, some in windows.items() if some and key != gone}
+    clt = pie_jax.load_transcoder()
+    records = store_records(shown, pie_jax.load_model().tokenizer)
+    store = write_store(tmp_path / "store", records, clt.config.features)
+    for name in ("examples.json", "examples.parquet", "promoted.parquet", "sample.jsonl"):
+        (folder / name).unlink()
+    with serving(store) as server:
+        options = ["--baselines", 4, "--store", server.address]
+        assert pie(monkeypatch, "examples", folder, *options) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{gone.layer}/{gone.feature}" in said
+    assert [*gone] in json.loads((folder / "examples.json").read_text())["missing"]
+    assert pie(monkeypatch, "interpret", folder, "--baselines", 4) == 0
+    capsys.readouterr()
+    assert pie(monkeypatch, "evaluate", folder) == 2
+    assert "--scorers detection,fuzzing" in " ".join(capsys.readouterr().err.split())
+    assert pie(monkeypatch, "evaluate", folder, "--scorers", "detection,fuzzing") == 0
+    rows = [row for row in load_evaluation(folder).to_pylist() if row["group"] == "kept"]
+    assert any(row["status"] == "ok" for row in rows)
+    assert pie(monkeypatch, "report", folder) == 0
 
 
 def test_the_page_withstands_texts_and_replies(monkeypatch, folder):

@@ -1,4 +1,4 @@
-"""The tiled and streamed products under `grad`: each is linear, and its transpose is exact."""
+"""The tiled products under `grad`: each is linear, and its transpose is exact."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import pytest
 from prune_helpers import prepare, tiny_model, tiny_pairs, tiny_transcoder
 
 from pie_jax.kernels import (
-    by_feature,
     gradient_times_write,
-    streamed_gradient_times_write,
     tiled_gradient_times_write,
     tiled_write,
     write,
@@ -90,28 +88,3 @@ def test_the_table_is_refused(problem: Problem):
 
     with pytest.raises(NotImplementedError, match="gradient_times_write"):
         jax.grad(loss)(problem.table)
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_the_streamed_product_by_the_gradient(whole: bool):
-    rng = np.random.default_rng(0)
-    features, width, model, count = 40, 3, 8, 30
-    decoder = drawn(features, width, model)
-    feature, prompt = rng.integers(0, features, count), rng.integers(0, 2, count)
-    position, valid = rng.integers(0, 5, count), np.arange(count) < 26
-    found = by_feature(*map(jnp.asarray, (feature, prompt, position, valid)), features)
-    gradient = drawn(2, width, 5, model)
-
-    def streamed(gradient):
-        product = streamed_gradient_times_write(decoder, found, gradient, block=16, whole=whole)
-        return jnp.sin(product).sum()
-
-    def gathered(gradient):
-        rows = decoder[feature] * gradient[prompt, :, position]
-        return jnp.where(valid, jnp.sin(rows.sum((1, 2))), 0.0).sum()
-
-    expected = jax.grad(gathered)(gradient)
-    assert abs(expected).max() > 0.1
-    np.testing.assert_allclose(jax.jit(jax.grad(streamed))(gradient), expected, **CLOSE)
-    with pytest.raises(NotImplementedError, match="gradient_times_write"):
-        jax.grad(lambda d: streamed_gradient_times_write(d, found, gradient).sum())(decoder)

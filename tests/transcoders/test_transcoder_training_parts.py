@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from refusals import refuses
 
 from pie_jax.models.tokenizer import Tokenizer
 from pie_jax.transcoders.config import TranscoderConfig
@@ -80,6 +81,15 @@ def test_windows_are_documents_behind_bos_and_heldout_ones_are_not_trained_on():
     # Padding is on the right alone.
     assert (np.diff((rows[:, 1:] == 0).astype(int), axis=1) >= 0).all()
     assert len({row.tobytes() for row in rows}) == len(rows)
+
+
+def test_too_few_windows_to_keep_any_are_no_lack_of_tokens():
+    settings = {"window": 24, "slots": 23, "steps": 2, "heldout": 4, "seed": 0}
+    refuses(
+        lambda: make_windows(Tokenizer(Bytes(), "bytes"), [c * 23 for c in "abc"], **settings),
+        "different windows",
+        "one in five",
+    )
 
 
 def test_batches_depend_on_seed_and_step_alone_and_visit_every_window():

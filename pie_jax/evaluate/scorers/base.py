@@ -11,9 +11,11 @@ from pie_jax.evaluate.subject import Subject
 
 @dataclass(frozen=True)
 class Scorer:
-    """A way to score an explanation; `after` names scorers whose scores it looks at."""
+    """A way to score an explanation; `after` names scorers whose scores it looks at, `corpus` says
+    that it draws random texts of the corpus (`subject.natural`)."""
 
     name: str
     description: str
     score: Callable[[Subject], Awaitable[Score]]
     after: tuple[str, ...] = ()
+    corpus: bool = False

@@ -67,4 +67,4 @@ def _few(subject: Subject) -> list[int]:
     return drawn(range(len(subject.silent)), _NEUTRAL, subject.random("neutral"))
 
 
-SCORER = Scorer("clarity", "Gini of texts written for the description", score)
+SCORER = Scorer("clarity", "Gini of texts written for the description", score, corpus=True)

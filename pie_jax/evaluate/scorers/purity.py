@@ -23,4 +23,4 @@ async def score(subject: Subject) -> Score:
     return replace(found, failed=failed)
 
 
-SCORER = Scorer("purity", "average precision of texts rated 2", score)
+SCORER = Scorer("purity", "average precision of texts rated 2", score, corpus=True)

@@ -31,4 +31,4 @@ def why_undefined(rated: Rated) -> str | None:
     return None if len(rated.rated(0)) else "none-rated-0"
 
 
-SCORER = Scorer("responsiveness", "Gini of texts rated 2 against texts rated 0", score)
+SCORER = Scorer("responsiveness", "Gini of texts rated 2 against texts rated 0", score, corpus=True)

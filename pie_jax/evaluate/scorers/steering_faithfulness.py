@@ -120,4 +120,5 @@ SCORER = Scorer(
     "how much more often steered continuations fit the description",
     score,
     after=NEEDS,
+    corpus=True,
 )

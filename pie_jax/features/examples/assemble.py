@@ -62,8 +62,8 @@ def _feature(
         groups.append(_windows(collector, group.take(np.argsort(group.window))))
         shown.append(group.priority)
     used = np.flatnonzero(np.isin(every.priority, np.concatenate(shown)))
-    explaining, scoring = _split_active(every.take(used), decile[used])
-    contrast, held_out = _split_inactive(inactive)
+    explaining, scoring = split_active(every.priority[used], every.window[used], decile[used])
+    contrast, held_out = split_inactive(inactive.priority, inactive.window)
     return FeatureExamples(
         key=collector.keys[place],
         tokens_seen=statistics.tokens,
@@ -104,15 +104,20 @@ def _distinct(entries: Entries) -> Entries:
     return entries.take(order[fresh])
 
 
-def _split_active(entries: Entries, decile: np.ndarray) -> tuple[frozenset[int], frozenset[int]]:
-    """Deal windows out in turn, decile by decile from the highest, in random order within."""
-    order = np.lexsort((mix(entries.priority ^ _SPLIT), -decile))
-    index = entries.window[order]
+def split_active(
+    priority: np.ndarray, index: np.ndarray, decile: np.ndarray
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Deal windows [E] out in turn to explaining and scoring, decile by decile from the highest, in
+    random order within."""
+    index = index[np.lexsort((mix(priority ^ _SPLIT), -decile))]
     return _indices(index[::2]), _indices(index[1::2])
 
 
-def _split_inactive(entries: Entries) -> tuple[frozenset[int], frozenset[int]]:
-    index = entries.window[np.argsort(mix(entries.priority ^ _SPLIT))]
+def split_inactive(
+    priority: np.ndarray, index: np.ndarray
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Return which non-activating windows [E] are for explaining, and which for scoring."""
+    index = index[np.argsort(mix(priority ^ _SPLIT))]
     contrast = np.arange(len(index)) % _CONTRAST == _CONTRAST - 1
     return _indices(index[contrast]), _indices(index[~contrast])
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pie_jax.errors import InputError
 from pie_jax.features.examples.checkpoint import changed
-from pie_jax.features.examples.options import ExampleOptions
 from pie_jax.features.examples.table import EXAMPLES
 from pie_jax.features.records import FeatureExamples, FeatureKey
 from pie_jax.files.atomic import replacing
-from pie_jax.files.corpus.documents import Corpus
 from pie_jax.files.hub import hash_files
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.store import Transcoder
@@ -38,11 +35,10 @@ def describe(
     model: LanguageModel,
     transcoder: Transcoder,
     keys: Sequence[FeatureKey],
-    corpus: Corpus,
-    options: ExampleOptions,
-    shards: int,
+    source: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what decides a pass's results, as JSON keeps it."""
+    """Return what decides the examples, as JSON keeps it; `source` is where they come from, and
+    how."""
     config = {
         "model": model.name,
         "dtype": str(model.transformer.embedding.dtype),
@@ -52,9 +48,7 @@ def describe(
             "transcoder": hash_files(transcoder.files),
             "features": hashlib.sha256(json.dumps(keys).encode()).hexdigest(),
         },
-        "corpus": corpus.fingerprint(),
-        "shards": shards,
-        **asdict(options),
+        **source,
     }
     # As it comes back from JSON, where tuples are lists.
     return json.loads(json.dumps(config))
@@ -79,13 +73,10 @@ def check_run(folder: Path, config: dict[str, Any]) -> None:
 
 def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     """Tell whether these examples are there; other ones are an `InputError`."""
-    path = folder / RECORD
-    if not path.exists():
+    record = load_record(folder)
+    if record is None:
         return False
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a record of examples; delete it.") from error
+    found = record["config"]
     if found != config:
         raise InputError(
             f"{folder}: holds examples with {changed(found, config)}; delete {RECORD} and "
@@ -103,14 +94,28 @@ def complete(
     folder: Path, config: dict[str, Any], found: Sequence[FeatureExamples], figures: dict[str, Any]
 ) -> None:
     """Write the record that makes the examples complete, and drop the states."""
-    record = {
-        "config": config,
-        "features": len(found),
-        "never_fired": [list(one.key) for one in found if not one.tokens_active],
-        "tokens": found[0].tokens_seen,
-        **figures,
-    }
-    with replacing(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    never_fired = [list(one.key) for one in found if not one.tokens_active]
+    counts = {"never_fired": never_fired, "tokens": found[0].tokens_seen}
+    save_record(folder, config, len(found), {**counts, **figures})
     for part in range(config["shards"]):
         state_path(folder, part, config["shards"]).unlink(missing_ok=True)
+
+
+def save_record(folder: Path, config: dict[str, Any], features: int, more: dict[str, Any]) -> None:
+    """Write examples.json, whole or not at all."""
+    record = {"config": config, "features": features, **more}
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def load_record(folder: str | Path) -> dict[str, Any] | None:
+    """Return the record of a folder's examples, None where there is none."""
+    path = Path(folder) / RECORD
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["config"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a record of examples; delete it.") from error
+    return record

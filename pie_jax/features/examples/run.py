@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def collect_shard(
     )
     folder = None if out is None else make_folder(Path(out))
     if folder is not None:
-        one.config = describe(model, transcoder, keys, source, options, shard[1])
+        how = {"corpus": source.fingerprint(), "shards": shard[1], **asdict(options)}
+        one.config = describe(model, transcoder, keys, how)
         one.state = state_path(folder, *shard)
         check_run(folder, one.config)
         if is_finished(folder, one.config):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from pie_jax.errors import InputError
 from pie_jax.features.records import FeatureKey
 from pie_jax.features.store.http import Broken, HttpFiles
-from pie_jax.features.store.records import StoreExamples, parse_record
+from pie_jax.features.store.records import StoreRecord, parse_record
 from pie_jax.llm.sending.waiting import wait_for
 
 _FOLDER = "features"
@@ -34,7 +34,7 @@ class StoreResult:
     `missing` are not in the store; `failed` are, but could not be read: key to the reason.
     """
 
-    examples: list[StoreExamples]
+    records: list[StoreRecord]
     missing: list[FeatureKey]
     failed: dict[FeatureKey, str]
 
@@ -123,14 +123,14 @@ async def read_store_async(
         await files.close()
     found = {key: task.result() for key, task in tasks.items()}
     return StoreResult(
-        examples=[one for one in found.values() if isinstance(one, StoreExamples)],
+        records=[one for one in found.values() if isinstance(one, StoreRecord)],
         missing=[key for key in keys if key not in present],
         failed={key: one for key, one in found.items() if isinstance(one, str)},
     )
 
 
-async def _read(files: Files, key: FeatureKey, span: _Span) -> StoreExamples | str:
-    """Return a feature's examples, or in words why there are none."""
+async def _read(files: Files, key: FeatureKey, span: _Span) -> StoreRecord | str:
+    """Return a feature's record, or in words why there is none."""
     where = f"feature {key.feature} of layer {key.layer}"
     try:
         data = await files.part(*span)

@@ -91,7 +91,12 @@ def make_windows(
     found = _distinct(_pieces(tokenizer, sample, window), needed)
     kept = min(heldout, len(found) // 5)
     tokens = sum(len(piece) - 1 for piece in found[kept:])
-    if kept == 0 or tokens < slots:
+    if kept == 0 and tokens >= slots:
+        raise InputError(
+            f"the corpus has {len(found)} different windows, too few to keep one in five for the "
+            "report; give more text or a smaller window."
+        )
+    if tokens < slots:
         raise InputError(
             f"the corpus has {tokens} tokens to train on, fewer than a batch of {slots}; give more "
             "text or a smaller batch."

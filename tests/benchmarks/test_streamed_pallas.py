@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from jax.experimental.pallas.tpu import InterpretParams
 
-from pie_jax.kernels import by_feature, streamed_gradient_times_write
-from pie_jax.kernels.streamed import pallas_tpu as tpu
-from pie_jax.kernels.streamed.pallas import pallas_gathered, pallas_streamed
+from benchmarks.peers.streamed import pallas_tpu as tpu
+from benchmarks.peers.streamed.pallas import pallas_gathered, pallas_streamed
+from benchmarks.peers.streamed.scan import by_feature, streamed_gradient_times_write
 
 # Relative; sums of some hundred to some thousand float32 products in another order.
 TOLERANCE = 1e-5

@@ -1,6 +1,6 @@
 """Both forms of the gradient-times-write product as Pallas kernels, for TPUs and GPUs.
 
-Not chosen by anything here, as no accelerator has timed them; import this module by its name.
+The package uses neither; docs/kernels.md says what they reach on a GPU.
 Shapes: N occurrences of one source layer in a batch, B batch, T positions, D model, W target
 layers, U row sets, F features.
 """
@@ -12,8 +12,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pie_jax.kernels.streamed import pallas_gpu, pallas_tpu
-from pie_jax.kernels.streamed.scan import ByFeature, columns_of
+from benchmarks.peers.streamed import pallas_gpu, pallas_tpu
+from benchmarks.peers.streamed.scan import ByFeature, columns_of
 
 Platform = Literal["tpu", "gpu"]
 

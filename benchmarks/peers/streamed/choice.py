@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 Form = Literal["gathered", "streamed"]
-Implementation = Literal["xla", "pallas"]
 
-# Nothing here was timed on an accelerator, so Pallas is never chosen by itself.
-IMPLEMENTATION: Implementation = "xla"
 
 # A block's product with every (prompt, position) does a lot that nobody asked for, but as one
 # matrix product. On a CPU it is faster than one row at a time from about one occurrence in this

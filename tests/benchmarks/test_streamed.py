@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from prune_helpers import to_bfloat16
 
-from pie_jax.kernels import Writes, by_feature, gradient_times_write, streamed_gradient_times_write
-from pie_jax.kernels.streamed.choice import bytes_moved, form, whole_block
+from benchmarks.peers.streamed.choice import bytes_moved, form, whole_block
+from benchmarks.peers.streamed.scan import by_feature, streamed_gradient_times_write
+from pie_jax.kernels import Writes, gradient_times_write
 
 # Sums of at most a hundred products of float32 numbers around one.
 TOLERANCE = 1e-5
@@ -164,3 +165,28 @@ def test_counts_and_widths_go_together():
 def test_whole_blocks_where_many_triples_are_asked_for():
     assert whole_block(1000, 100, 144)
     assert not whole_block(10, 100, 144)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_streamed_product_by_the_gradient(whole: bool):
+    rng = np.random.default_rng(0)
+    features, width, model, count = 40, 3, 8, 30
+    decoder = jnp.asarray(rng.standard_normal((features, width, model)), jnp.float32)
+    feature, prompt = rng.integers(0, features, count), rng.integers(0, 2, count)
+    position, valid = rng.integers(0, 5, count), np.arange(count) < 26
+    found = by_feature(*map(jnp.asarray, (feature, prompt, position, valid)), features)
+    gradient = jnp.asarray(rng.standard_normal((2, width, 5, model)), jnp.float32)
+
+    def loss(gradient):
+        product = streamed_gradient_times_write(decoder, found, gradient, block=16, whole=whole)
+        return jnp.sin(product).sum()
+
+    def gathered(gradient):
+        rows = decoder[feature] * gradient[prompt, :, position]
+        return jnp.where(valid, jnp.sin(rows.sum((1, 2))), 0.0).sum()
+
+    expected = jax.grad(gathered)(gradient)
+    assert abs(expected).max() > 0.1
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(gradient), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(NotImplementedError, match="gradient_times_write"):
+        jax.grad(lambda d: streamed_gradient_times_write(d, found, gradient).sum())(decoder)

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from benchmarks.peers.streamed.choice import whole_block
 from pie_jax.kernels.primals import is_zero, values
 from pie_jax.kernels.slices import slice_rows
-from pie_jax.kernels.streamed.choice import whole_block
 
 _BLOCK = 256
 # Occurrences whose scores are in flight at once.

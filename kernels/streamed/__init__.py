@@ -1,1 +1,0 @@
-"""Products that stream a decoder that lies in device memory: by XLA, and by Pallas kernels."""
