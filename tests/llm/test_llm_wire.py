@@ -357,3 +357,17 @@ def test_schemas_are_strict_and_instructions_show_a_valid_reply(form, example: s
 def find_text(instructions: str) -> str:
     """Return the instructions as a careless model would repeat them."""
     return "Sure. " + instructions
+
+
+@pytest.mark.parametrize("said", ["one sentence", "One sentence.", '"one sentence"'])
+def test_the_forms_own_example_is_no_explanation(said):
+    with pytest.raises(WireError, match="repeats the form's own example"):
+        parse_explanation(json.dumps({"explanation": said}))
+    assert parse_explanation('{"explanation": "fires on one sentence"}') == "fires on one sentence"
+
+
+def test_the_forms_own_example_is_no_text():
+    found = parse_texts('{"texts": ["First text", "a text", "second text."]}')
+    assert found.texts == ("a text",)
+    with pytest.raises(WireError, match="holds no text"):
+        parse_texts('{"texts": ["first text", "second text"]}')
