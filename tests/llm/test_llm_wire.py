@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pie_jax.llm.parsing import schemas
+from pie_jax.llm.parsing import schemas, wire
 from pie_jax.llm.parsing.json_text import find_json
 from pie_jax.llm.parsing.wire import (
     Flaws,
@@ -342,7 +342,10 @@ def test_ratings_are_always_valid(reply: str, before: str, after: str):
 )
 def test_schemas_are_strict_and_instructions_show_a_valid_reply(form, example: str):
     form.parse(example)
-    assert form.parse(find_text(form.instructions)) is not None
+    filled = find_text(form.instructions)
+    for shown in wire.EXAMPLES:  # which themselves are refused
+        filled = filled.replace(f'"{shown}"', '"x"')
+    assert form.parse(filled) is not None
     stack = [form.schema]
     while stack:
         schema = stack.pop()
