@@ -22,11 +22,12 @@ from pie_jax.tasks import ioi, write_pairs
 pytestmark = pytest.mark.slow
 
 RUN = [page for page in PAGES if any(one.not_run is None for one in blocks(page))]
-# What a page names that a test does not have, and large numbers.
+# What a page names that a test does not have, large numbers, and a second set of programs.
 STAND_INS = {
     r"meta-llama/Llama-3\.2-1B\b": "demo",
     r"mntss/clt-llama-3\.2-1b-524k\b": "demo",
-    r"-n (100|64)\b": "-n 6",
+    r"-n (100|64)\b": "-n 4",
+    r"--dtype bfloat16\b": "--dtype float32",
 }
 
 
@@ -34,7 +35,7 @@ def own_files(folder: Path) -> None:
     """Write what a page takes as the reader's own: pairs.jsonl, pairs.csv and corpus.jsonl."""
     folder.mkdir()
     pairs = folder / "pairs.jsonl"
-    write_pairs(pairs, ioi.generate(6, seed=0, tokenizer=pie_jax.load_model("demo").tokenizer))
+    write_pairs(pairs, ioi.generate(4, seed=0, tokenizer=pie_jax.load_model("demo").tokenizer))
     rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
