@@ -29,6 +29,8 @@ STAND_INS = {
     r"-n (100|64)\b": "-n 4",
     r"--dtype bfloat16\b": "--dtype float32",
 }
+# Of commands that leave methods to their defaults, which compile for half a minute each.
+FEW = ["--method", "fap,random", "--budget", "5,20"]
 
 
 def own_files(folder: Path) -> None:
@@ -66,5 +68,6 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             continue
         for command in commands(code, tmp_path / str(block.line)):
             assert command[0] == "pie-jax", f"{block.place}: only pie-jax is run here"
-            status = pie(monkeypatch, *command[1:])
+            few = FEW if command[1] in ("run", "prune") and "--method" not in command else []
+            status = pie(monkeypatch, *command[1:], *few)
             assert status == 0, f"{block.place}: {command}\n{capsys.readouterr().err[-2000:]}"
