@@ -29,8 +29,15 @@ STAND_INS = {
     r"-n (100|64)\b": "-n 4",
     r"--dtype bfloat16\b": "--dtype float32",
 }
-# Of commands that leave methods to their defaults, which compile for half a minute each.
-FEW = ["--method", "fap,random", "--budget", "5,20"]
+# For commands that leave methods or the number of features to their defaults, which take minutes.
+METHODS = ["--method", "fap,random", "--budget", "5,20"]
+FEATURES = ["--features", "3", "--baselines", "1"]
+FEW = {
+    "run": [*METHODS, *FEATURES],
+    "prune": METHODS,
+    "examples": FEATURES,
+    "interpret": FEATURES,
+}
 
 
 def own_files(folder: Path) -> None:
@@ -68,6 +75,6 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             continue
         for command in commands(code, tmp_path / str(block.line)):
             assert command[0] == "pie-jax", f"{block.place}: only pie-jax is run here"
-            few = FEW if command[1] in ("run", "prune") and "--method" not in command else []
+            few = [] if "--method" in command else FEW.get(command[1], [])
             status = pie(monkeypatch, *command[1:], *few)
             assert status == 0, f"{block.place}: {command}\n{capsys.readouterr().err[-2000:]}"
