@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import platform
 import sys
 import traceback
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -22,6 +25,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        parts = [f"{name} {version(name)}" for name in ("pie-jax", "jax", "jaxlib", "flax")]
+        typer.echo(", ".join([*parts, f"Python {platform.python_version()}", platform.platform()]))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show versions and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("prune")(prune.prune)

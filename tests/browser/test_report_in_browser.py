@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +94,58 @@ def test_names_stand_beside_scores_where_there_are_no_columns(
     assert cell.evaluate(name) == "attr(data-name)" or "fuzzing" in cell.evaluate(name)
     page.fill("#search", "Mary")
     assert page.locator("table.explained tbody tr:visible").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 800, 1600])
+def test_page_fits_and_can_be_read_in_light_and_dark(
+    report: Path, open_page: Open, width: int, scheme: str
+) -> None:
+    page = open_page(report, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    paper = luminance(page, "body", "backgroundColor")
+    assert (paper > 0.5) == (scheme == "light")
+    for text in ("h1", ".note", "figcaption", "dt", "td.num", "svg text", "th button", "small"):
+        ink = luminance(page, text, "fill" if text == "svg text" else "color")
+        low, high = sorted((ink, paper))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, text  # WCAG 2, AA
+
+
+def luminance(page: Any, selector: str, style: str) -> float:
+    """Return the relative luminance of a colour of the first element that matches."""
+    color = page.locator(selector).first.evaluate(f"one => getComputedStyle(one).{style}")
+    parts = [int(one) / 255 for one in re.findall(r"\d+", color)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_page_is_used_by_keyboard(report: Path, open_page: Open) -> None:
+    page = open_page(report)
+    rows = page.locator("table.explained tbody tr")
+    page.focus("#search")
+    page.keyboard.type("mary")
+    assert page.locator("table.explained tbody tr:visible").count() == 1
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Delete")
+    assert page.locator("table.explained tbody tr:visible").count() == rows.count()
+    page.keyboard.press("Tab")  # the first heading
+    page.keyboard.press("Tab")  # the second: Feature
+    assert page.evaluate("document.activeElement.textContent") == "Feature"
+    for sort, first in (("ascending", "0"), ("descending", "3")):
+        page.keyboard.press("Enter")
+        heading = page.locator("table.explained th[aria-sort]")
+        assert heading.get_attribute("aria-sort") == sort
+        assert rows.first.locator("td").nth(1).text_content() == first
+    summary = rows.first.locator("summary")
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert rows.first.locator("details[open] .window").count() == 1
+    page.select_option("#budget", "4")
+    assert "K = 4" in (page.text_content("#which") or "")
+
+
+def test_every_mark_says_what_it_is(report: Path, open_page: Open) -> None:
+    page = open_page(report)
+    titles = page.locator("svg title").all_text_contents()
+    assert any("layer" in title.lower() or "/" in title for title in titles)
+    assert all(title.strip() for title in titles)

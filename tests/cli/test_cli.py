@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pyarrow.parquet as pq
 import pytest
 from cli_helpers import pie
@@ -172,3 +173,11 @@ def test_the_command_line_starts_without_jax():
     code = "import sys, pie_jax.cli.app; print({'jax', 'flax', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_version_names_what_a_report_of_a_defect_needs(monkeypatch, capsys):
+    assert pie(monkeypatch, "--version") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("pie-jax ")
+    assert f", jax {jax.__version__}, " in shown
+    assert ", Python 3." in shown

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pie_jax.llm.parsing import schemas
+from pie_jax.llm.parsing import schemas, wire
 from pie_jax.llm.parsing.json_text import find_json
 from pie_jax.llm.parsing.wire import (
     Flaws,
@@ -342,7 +342,10 @@ def test_ratings_are_always_valid(reply: str, before: str, after: str):
 )
 def test_schemas_are_strict_and_instructions_show_a_valid_reply(form, example: str):
     form.parse(example)
-    assert form.parse(find_text(form.instructions)) is not None
+    filled = find_text(form.instructions)
+    for shown in wire.EXAMPLES:  # which themselves are refused
+        filled = filled.replace(f'"{shown}"', '"x"')
+    assert form.parse(filled) is not None
     stack = [form.schema]
     while stack:
         schema = stack.pop()
@@ -357,3 +360,17 @@ def test_schemas_are_strict_and_instructions_show_a_valid_reply(form, example: s
 def find_text(instructions: str) -> str:
     """Return the instructions as a careless model would repeat them."""
     return "Sure. " + instructions
+
+
+@pytest.mark.parametrize("said", ["one sentence", "One sentence.", '"one sentence"'])
+def test_the_forms_own_example_is_no_explanation(said):
+    with pytest.raises(WireError, match="repeats the form's own example"):
+        parse_explanation(json.dumps({"explanation": said}))
+    assert parse_explanation('{"explanation": "fires on one sentence"}') == "fires on one sentence"
+
+
+def test_the_forms_own_example_is_no_text():
+    found = parse_texts('{"texts": ["First text", "a text", "second text."]}')
+    assert found.texts == ("a text",)
+    with pytest.raises(WireError, match="holds no text"):
+        parse_texts('{"texts": ["first text", "second text"]}')

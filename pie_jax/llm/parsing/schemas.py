@@ -32,14 +32,14 @@ TEXT = ReplyFormat("text", None, "Reply with text.", wire.parse_text)
 EXPLANATION = ReplyFormat(
     "explanation",
     _object(explanation={"type": "string"}),
-    f'{_ONLY}{{"explanation": "one sentence"}}',
+    f'{_ONLY}{{"explanation": "{wire.EXAMPLES[0]}"}}',
     wire.parse_explanation,
 )
 
 TEXTS = ReplyFormat(
     "texts",
     _object(texts=_list({"type": "string"})),
-    f'{_ONLY}{{"texts": ["first text", "second text"]}}',
+    f'{_ONLY}{{"texts": ["{wire.EXAMPLES[1]}", "{wire.EXAMPLES[2]}"]}}',
     wire.parse_texts,
 )
 

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 RATINGS = (0, 1, 2)
+# What instructions show in place of a text; a model that cannot follow them says it again.
+EXAMPLES = ("one sentence", "first text", "second text")
 _MARKER = re.compile(r"\*{0,2}\[EXPLANATION\]\*{0,2}[ \t]*:\*{0,2}", re.IGNORECASE)
 
 
@@ -97,9 +99,15 @@ def parse_explanation(reply: str) -> str:
     text = marked.pop() if marked else ""
     if not text or text.startswith("{"):
         text = _field(find_json(reply), "explanation")
-    if isinstance(text, str) and (line := _printable_line(text)):
-        return line
-    raise WireError("`explanation` is no text")
+    if not isinstance(text, str) or not (line := _printable_line(text)):
+        raise WireError("`explanation` is no text")
+    if _is_example(line):
+        raise WireError("`explanation` repeats the form's own example")
+    return line
+
+
+def _is_example(text: str) -> bool:
+    return text.strip(" .\"'").casefold() in EXAMPLES
 
 
 def _printable_line(text: str) -> str:
@@ -210,6 +218,7 @@ def parse_texts(reply: str) -> Texts:
         raise WireError("`texts` is no list")
     strings = [e.get("text") if isinstance(e, dict) else e for e in entries]
     valid = [clean(text).strip() for text in strings if isinstance(text, str) and text.strip()]
+    valid = [text for text in valid if not _is_example(text)]
     if not valid:
         raise WireError("`texts` holds no text")
     texts = tuple(dict.fromkeys(valid))
