@@ -17,21 +17,14 @@ from circuit_tracer.graph import compute_graph_scores
 from circuit_tracer.graph import prune_graph as their_prune
 from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
 from safetensors.numpy import load_file, save_file
+from their_graphs import PROMPTS, Both, across_layers, made_weights  # noqa: F401, fixtures
 
 import pie_jax
-from benchmarks.parts.random_weights import (
-    SHAPES,
-    input_scale,
-    make_model,
-    make_pairs,
-    make_transcoder,
-)
+from benchmarks.parts.random_weights import SHAPES
 from benchmarks.peers.circuit_tracer import CircuitTracer
 from pie_jax.graph.attribute import attribute
 from pie_jax.graph.prune import prune_graph, scores
 from pie_jax.graph.types import Graph
-from pie_jax.models.loader import LanguageModel
-from pie_jax.transcoders.store import Transcoder
 
 # What they hook has no input that needs gradients where nothing is before it.
 pytestmark = [
@@ -39,23 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
 ]
 CLOSE = {"atol": 5e-4, "rtol": 1e-5}
-PROMPTS = [pair.clean for pair in make_pairs(SHAPES["tiny"], 3)]
-
-Both = tuple[LanguageModel, Transcoder, CircuitTracer]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, shape = tmp_path_factory.mktemp("made"), SHAPES["tiny"]
-    make_model(shape, folder / "model")
-    make_transcoder(shape, folder / "transcoder", input_scale(folder / "model", shape))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def across(folder: Path) -> Both:
-    model = pie_jax.load_model(folder / "model")
-    return model, pie_jax.load_transcoder(folder / "transcoder"), CircuitTracer(folder)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["set", "set with skip"])
