@@ -23,6 +23,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Corrupted:
+    """The prompt that a graph of changes starts from: its tokens as shown, T of them, and the
+    activations of the graph's features in it."""
+
+    tokens: tuple[str, ...]
+    activation: Float[np.ndarray, "S"]
+
+
+@dataclass(frozen=True)
 class Graph:
     """Direct effects between the nodes of one prompt, where attention patterns, norm scales and
     MLPs are constants.
@@ -31,6 +40,9 @@ class Graph:
     token embeddings (position), targets. `rows[i, j]` is the effect of node j on feature i's
     pre-activation or, from row S on, on target i - S's logit; the rows of errors and tokens are
     zero and are not stored.
+
+    In a graph of changes, with `corrupted`, what a node writes is what it writes in the clean
+    prompt minus what it writes in the corrupted one, and `activation` is such a difference too.
     """
 
     tokens: tuple[str, ...]  # as shown, T of them
@@ -42,6 +54,7 @@ class Graph:
     activation: Float[np.ndarray, "S"]
     targets: tuple[Target, ...]
     rows: Float[np.ndarray, "R N"]
+    corrupted: Corrupted | None = None
 
     @property
     def feature_count(self) -> int:
