@@ -6,7 +6,8 @@ nodes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -74,3 +75,14 @@ class Pruned:
     nodes: np.ndarray  # bool [N]
     edges: np.ndarray  # bool [S + K, N], a mask of `Graph.rows`
     influence: Float[np.ndarray, "N"]  # share held by a node and all stronger ones; 0 is strongest
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What else is known of a graph's nodes and edges, by name, for files and pages.
+
+    `nodes` are [N] each, `edges` [R, N] each like `Graph.rows`; NaN is undefined.
+    """
+
+    nodes: Mapping[str, Float[np.ndarray, "N"]] = field(default_factory=dict)
+    edges: Mapping[str, Float[np.ndarray, "R N"]] = field(default_factory=dict)

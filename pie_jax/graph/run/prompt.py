@@ -44,7 +44,7 @@ def graph_prompt(
     if features < 1:
         raise InputError(f"--features {features}: must be at least 1.")
     graph = attribute(
-        model, transcoder, prompt, corrupted=corrupted, targets=_targets(target, distractor),
+        model, transcoder, prompt, corrupted=corrupted, targets=ends(target, distractor),
         features=features,
     )  # fmt: skip
     require_features(graph, "--prompt")
@@ -64,7 +64,8 @@ def graph_prompt(
     return replace(result, page=page)
 
 
-def _targets(target: str | None, distractor: str | None) -> Targets:
+def ends(target: str | None, distractor: str | None) -> Targets:
+    """Return the targets of a graph with such answers. Raises `InputError` for one of the two."""
     if target is None and distractor is None:
         return None
     if target is None or distractor is None:

@@ -19,7 +19,7 @@ from pie_jax.graph.page import write_page
 from pie_jax.graph.prune import scores as graph_scores
 from pie_jax.graph.run.validate import VALIDATION, Validation, save_validation, validate
 from pie_jax.graph.tables import write_tables
-from pie_jax.graph.types import Graph, Pruned
+from pie_jax.graph.types import Graph, Notes, Pruned
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.results.resumable_folder import make_folder
 from pie_jax.transcoders.store import Transcoder
@@ -55,7 +55,7 @@ class GraphResult:
     asked for. `kl` is KL(clean || circuit) in nats of a circuit's graph, None for a prompt's;
     `inactive` counts occurrences of the circuit that are active in the corrupted prompt alone and
     so are no nodes. `promoted` tokens are by (layer, feature); `page` is the page's path, None
-    where nothing was written.
+    where nothing was written. `notes` say more of a task's graph and of a difference.
     """
 
     graph: Graph
@@ -68,6 +68,7 @@ class GraphResult:
     kl: float | None = None
     inactive: int = 0
     page: Path | None = None
+    notes: Notes = field(default_factory=Notes)
 
     def nodes(self) -> list[Node]:
         """Return the kept nodes."""
@@ -132,6 +133,7 @@ def write(
         promoted=result.promoted,
         read=lambda window: window_text(model.tokenizer, window),
         measured=() if checked is None else checked.measured(),
+        notes=result.notes,
         title=title,
     )
     write_json(
@@ -145,8 +147,9 @@ def write(
         vocab_size=model.config.vocab_size,
         node_threshold=shares[0],
         edge_threshold=shares[1],
+        notes=result.notes,
     )
-    write_tables(out, [(0, graph, pruned)], texts.labels)
+    write_tables(out, [(0, graph, pruned)], texts.labels, result.notes)
     if checked is None:
         # An earlier graph's would be taken for this one's.
         (out / VALIDATION).unlink(missing_ok=True)
