@@ -78,6 +78,8 @@ def frame(graphs: Sequence[Named]) -> Frame:
         for position, name in enumerate(one.columns):
             where.setdefault(name, []).append(position / max(len(one.columns) - 1, 1))
     names = sorted(where, key=lambda name: (float(np.mean(where[name])), name))
+    if all(name.isdigit() for name in names):
+        names.sort(key=int)
     index = {name: i for i, name in enumerate(names)}
     keys = sorted({key for one in graphs for key in _keys(one, index)})
     layer, column, feature = np.array(keys, np.int64).reshape(-1, 3).T

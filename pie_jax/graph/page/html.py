@@ -49,13 +49,14 @@ def write_page(
     measured: Sequence[Measured] = (),
     notes: Notes | None = None,
     title: str = "Attribution graph",
+    prompt: str | None = None,
 ) -> None:
     """Write what is kept of a graph as a page that opens from a file, without a network.
 
     `labels`, `scores` (by scorer; None is undefined), `examples` and `promoted` tokens are by
     (layer, feature); `read` turns the examples' windows into text. `measured` adds what runs of the
     model say of the graph's predictions. `notes` stand beside the node that is looked at and its
-    edges.
+    edges. `prompt` stands below the title instead of the graph's tokens.
 
     Raises `PieError` where the file cannot be written.
     """
@@ -70,7 +71,7 @@ def write_page(
         measured=measured,
         notes=notes or Notes(),
     )
-    page = render(data, title=title, prompt=_prompt(graph))
+    page = render(data, title=title, prompt=_prompt(graph) if prompt is None else prompt)
     with replacing(Path(path)) as temporary:
         # Half a surrogate pair, which JSON allows, has no place in UTF-8.
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")

@@ -115,8 +115,10 @@ def write(
     title: str,
     slug: str,
     shares: tuple[float, float],
+    prompt: str | None = None,
 ) -> Path:
-    """Write the page, the JSON and the tables into a folder, and return the page's path.
+    """Write the page, the JSON and the tables into a folder, and return the page's path; `prompt`
+    is what they say where the graph's tokens are none.
 
     Raises `InputError` where the folder cannot be written to.
     """
@@ -135,12 +137,14 @@ def write(
         measured=() if checked is None else checked.measured(),
         notes=result.notes,
         title=title,
+        prompt=prompt,
     )
     write_json(
         out / JSON,
         graph,
         pruned,
         slug=slug,
+        prompt=prompt,
         scan=transcoder.name,
         labels=texts.labels,
         scores=texts.scores,

@@ -91,7 +91,8 @@ def task_graph(
     page = write(
         found, task.model, task.transcoder,
         folder / OUT if out is None else Path(out),
-        title=f"{'Changes over' if changes else 'Graph of'} {task.about}", slug="task",
+        title="Changes over a task" if changes else "Graph of a task", prompt=task.about,
+        slug="task",
         shares=(nodes, edges),
     )  # fmt: skip
     return replace(found, page=page)

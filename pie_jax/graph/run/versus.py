@@ -71,7 +71,8 @@ def prompt_difference(
             *longer[min(len(first.tokens), len(second.tokens)) :],
         )
     title = "Difference of two prompts"
-    return _written(model, transcoder, named, (nodes, edges), out, title, Texts(), titles)
+    shares, told = (nodes, edges), f"{prompt} − {versus}"
+    return _written(model, transcoder, named, shares, out, title, told, Texts(), titles)
 
 
 def task_difference(
@@ -109,9 +110,9 @@ def task_difference(
         graph, _ = merge(*prompt_graphs(replace(task, features=both), merged, changes))
         named.append(Named(graph, graph.tokens))
     out = folder / "graph-difference" if out is None else Path(out)
-    title = f"Difference of two tasks: {one.about} − {two.about}"
-    texts = load_texts(folder, both)
-    return _written(one.model, one.transcoder, named, (nodes, edges), out, title, texts, None)
+    title, told = "Difference of two tasks", f"{one.about} − {two.about}"
+    texts, shares = load_texts(folder, both), (nodes, edges)
+    return _written(one.model, one.transcoder, named, shares, out, title, told, texts)
 
 
 def _both(a: str, b: str) -> str:
@@ -125,8 +126,9 @@ def _written(
     shares: tuple[float, float],
     out: str | Path | None,
     title: str,
+    told: str,
     texts: Texts,
-    titles: tuple[str, ...] | None,
+    titles: tuple[str, ...] | None = None,
 ) -> GraphResult:
     kept = [prune_graph(one.graph, *shares) for one in named]
     graph, pruned, notes = difference(named[0], named[1], kept[0], kept[1])
@@ -139,6 +141,7 @@ def _written(
     if out is None:
         return found
     page = write(
-        found, model, transcoder, Path(out), title=title, slug="difference", shares=shares
+        found, model, transcoder, Path(out), title=title, slug="difference", shares=shares,
+        prompt=told,
     )  # fmt: skip
     return replace(found, page=page)
