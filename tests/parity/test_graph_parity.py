@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from circuit_tracer.attribution.targets import CustomTarget
 from circuit_tracer.graph import compute_graph_scores
 from circuit_tracer.graph import prune_graph as their_prune
 from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
+from conftest import Reference
 from safetensors.numpy import load_file, save_file
-from their_graphs import PROMPTS, Both, across_layers, made_weights  # noqa: F401, fixtures
+from their_graphs import PROMPTS, Both, TheirGemma, across_layers, made_weights  # noqa: F401, fixtures
 
 import pie_jax
 from benchmarks.parts.random_weights import SHAPES
@@ -123,3 +125,18 @@ def test_targets(across: Both):
     compare(ours, tracer.graph(ids, 50, attribution_targets=[target]))
     ours = attribute(model, transcoder, ids, targets=[7, 9], features=50)
     compare(ours, tracer.graph(ids, 50, attribution_targets=torch.tensor([7, 9])))
+
+
+def test_graphs_of_gemma_2(reference: Callable[[str], Reference]):
+    """Softcaps, sliding windows, norms before and after, and scaled embeddings."""
+    found = reference("gemma2")
+    theirs = TheirGemma(found.folder / "model", found.folder / "clt")
+    for prompt, features in zip(found.prompts[:2], (100, None), strict=True):
+        ids = found.model.tokenizer.encode(prompt["text_clean"])
+        with torch.no_grad():
+            logits = theirs.model(torch.tensor(ids))[0, -1].softmax(-1).numpy()
+        ours = attribute(found.model, found.transcoder, ids, features=features)
+        top = [logits[target.token] for target in ours.targets]
+        np.testing.assert_allclose([one.probability for one in ours.targets], top, rtol=1e-5)
+        assert ours.feature_count > 50
+        compare(ours, theirs.graph(ids, features))

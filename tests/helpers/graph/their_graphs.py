@@ -1,10 +1,21 @@
-"""Tiny weights that circuit-tracer opens too."""
+"""Tiny weights that circuit-tracer opens too, and a Gemma-2 in it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from circuit_tracer import attribute
+from circuit_tracer.replacement_model.replacement_model_transformerlens import (
+    TransformerLensReplacementModel,
+)
+from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
+from transformer_lens import HookedTransformerConfig
+from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pie_jax
 from benchmarks.parts.random_weights import (
@@ -37,3 +48,46 @@ def across_layers(folder: Path) -> Both:
     """Both programs with the weights of `folder`."""
     model = pie_jax.load_model(folder / "model")
     return model, pie_jax.load_transcoder(folder / "transcoder"), CircuitTracer(folder)
+
+
+class TheirGemma:
+    """circuit-tracer on a Gemma-2 of Hugging Face's format, through TransformerLens' own conversion
+    of its weights; float32."""
+
+    def __init__(self, folder: Path, transcoder: Path):
+        cpu = torch.device("cpu")
+        hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+        one = hf.config
+        config = HookedTransformerConfig(
+            n_layers=one.num_hidden_layers, d_model=one.hidden_size, d_mlp=one.intermediate_size,
+            d_head=one.head_dim, n_heads=one.num_attention_heads,
+            n_key_value_heads=one.num_key_value_heads, n_ctx=one.max_position_embeddings,
+            d_vocab=one.vocab_size, act_fn="gelu_pytorch_tanh", gated_mlp=True,
+            normalization_type="RMS", final_rms=True, eps=one.rms_norm_eps,
+            use_normalization_before_and_after=True, positional_embedding_type="rotary",
+            rotary_adjacent_pairs=False, rotary_dim=one.head_dim, rotary_base=int(one.rope_theta),
+            use_attn_scale=True, attn_scale=one.query_pre_attn_scalar**0.5,
+            attn_scores_soft_cap=one.attn_logit_softcapping,
+            output_logits_soft_cap=one.final_logit_softcapping, use_local_attn=True,
+            window_size=one.sliding_window,
+            attn_types=["local" if kind.startswith("sliding") else "global"
+                        for kind in one.layer_types],
+            model_name="made", device="cpu", dtype=torch.float32,
+        )  # fmt: skip
+        clt = load_clt(str(transcoder), device=cpu, dtype=torch.float32, lazy_decoder=True)
+        self.model: Any = TransformerLensReplacementModel.from_config(config, clt)
+        # It wraps these two, which changes their names.
+        state = {
+            name.replace(".mlp.", ".mlp.old_mlp.").replace("unembed.", "unembed.old_unembed."): x
+            for name, x in convert_gemma_weights(hf, config).items()
+        }
+        own = self.model.state_dict()
+        assert set(state) <= set(own)
+        self.model.load_state_dict({**own, **state})
+        self.model.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def graph(self, tokens: Sequence[int], features: int | None) -> Any:
+        """Return a whole attribution graph of a prompt."""
+        return attribute(
+            torch.tensor(tokens), self.model, max_feature_nodes=features, verbose=False
+        )
