@@ -169,7 +169,7 @@ def test_a_task_of_a_run(llama, tmp_path: Path):
         Pair("w6 w9 w30 w12 w7 w21 w33", ("w6 w9 w30 w8 w7 w22 w33",), "w8", "w4"),
     ]
     run = tmp_path / "run"
-    pie_jax.prune(model, clt, pairs, methods=("fap",), budgets=(6,), out=run)
+    result = pie_jax.prune(model, clt, pairs, methods=("fap",), budgets=(6,), out=run)
     write_pairs(run / "pairs.jsonl", pairs)
     weights = {"model": model, "transcoder": clt}
     found = pie_jax.task_graph(run, features=5, merged="position", **weights)
@@ -196,3 +196,14 @@ def test_a_task_of_a_run(llama, tmp_path: Path):
         pie_jax.task_graph(run, prompts=0, **weights)
     with pytest.raises(InputError, match="--budget 7 is not in this run"):
         pie_jax.task_graph(run, budget=7, **weights)
+    # Changes are what pruning's scores are made of.
+    rows = [row for row in result.scores.to_pylist() if row["prompt"] == 0]
+    graph = pie_jax.attribution_graph(
+        model, clt, pairs[0].clean, corrupted=pairs[0].corrupted[0], targets=("w4", "w8"),
+        features=[(row["layer"], row["position"], row["feature"]) for row in rows],
+    )  # fmt: skip
+    places = zip(graph.layer.tolist(), graph.position.tolist(), graph.feature.tolist(), strict=True)
+    edges = dict(zip(places, graph.rows[-1], strict=False))
+    found = [edges[row["layer"], row["position"], row["feature"]] for row in rows]
+    np.testing.assert_allclose(found, [row["fap"] for row in rows], atol=1e-5)
+    assert np.abs(found).max() > 0.01

@@ -122,9 +122,9 @@ def graph(
     if merge is not None:
         options["merged"] = merge
     if task or versus is not None:
-        _refuse("--task and --versus", validate=validate)
+        _refuse("--task or --versus", validate=validate)
     else:
-        _refuse("one graph; add --task or --versus", merge=merge)
+        _require("--task or --versus", merge=merge)
     if prompt is not None:
         _refuse(
             "--prompt", pair=pair, method=method, budget=budget, pairs=pairs, task=task or None,
@@ -154,7 +154,7 @@ def graph(
             _refuse("--task", pair=pair)
             result = _of_task(run, versus, prompts, options)
         else:
-            _refuse("a single pair; add --task", versus=versus, prompts=prompts, features=features)
+            _require("--task", versus=versus, prompts=prompts, features=features)
             names = pie_jax.load_result(run).record["config"]
             result = pie_jax.graph_run(
                 run, pair=pair, validate=_checked(validate, names["model"]), **options
@@ -180,6 +180,14 @@ def _refuse(given: str, **others: object) -> None:
     for name, value in others.items():
         if value is not None:
             raise InputError(f"--{name}: cannot be combined with {given}; leave one of them out.")
+
+
+def _require(missing: str, **others: object) -> None:
+    from pie_jax.errors import InputError
+
+    for name, value in others.items():
+        if value is not None:
+            raise InputError(f"--{name}: needs {missing} here; add it, or leave --{name} out.")
 
 
 def _checked(validate: int | None, model: str) -> int:
