@@ -130,13 +130,17 @@ def _token_ids(
     if isinstance(prompt, str):
         ids = model.tokenizer.encode(prompt)
     else:
-        ids = [int(index) for index in prompt]
-        beyond = [index for index in ids if not 0 <= index < model.config.vocab_size]
+        beyond = [
+            index
+            for index in prompt
+            if not (isinstance(index, int | np.integer) and 0 <= index < model.config.vocab_size)
+        ]
         if beyond:
             raise InputError(
                 f"{name}: token {beyond[0]} is not one of the model's, 0 to "
                 f"{model.config.vocab_size - 1}"
             )
+        ids = [int(index) for index in prompt]
     if not 2 <= len(ids) <= model.config.max_positions:
         raise InputError(
             f"{name}: {count(len(ids), 'token')} with BOS; a graph needs 2 to the model's "

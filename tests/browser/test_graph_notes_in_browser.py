@@ -21,13 +21,13 @@ from graph_browser import (
 from random_graphs import random_graph
 
 from pie_jax.graph.page import write_page
-from pie_jax.graph.types import Corrupted, Notes
+from pie_jax.graph.types import Corrupted, Notes, Target
 
 pytestmark = pytest.mark.browser
 
 
 def test_notes_stand_beside_a_node_and_its_edges(open_page: Open, tmp_path: Path) -> None:
-    graph, pruned = random_graph()
+    graph, pruned = random_graph(targets=(Target("A − B", None, 1.0),))
     notes = Notes(
         nodes={"prompts": np.full(graph.node_count, 0.5)},
         edges={
@@ -38,7 +38,10 @@ def test_notes_stand_beside_a_node_and_its_edges(open_page: Open, tmp_path: Path
     other = Corrupted(tuple(reversed(graph.tokens)), graph.activation)
     path = tmp_path / "graph.html"
     write_page(path, replace(graph, corrupted=other), pruned, notes=notes)
+    # A difference of two tokens has no probability.
     page = open_page(path, viewport={"width": 900, "height": 900})
+    assert page.locator("#details-title").inner_text() == "A − B"
+    assert "probability" not in page.locator("#details").inner_text()
     entry = page.locator("#details .entry").first
     assert "a 1.25, b –" in entry.inner_text()
     box = entry.locator(".noted").bounding_box()

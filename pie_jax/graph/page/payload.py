@@ -67,7 +67,13 @@ def payload(
     return {
         "tokens": [visible(token) for token in graph.tokens],
         "layers": graph.layers,
-        "targets": [[visible(one.label), one.probability] for one in graph.targets],
+        # A direction has a weight, and no probability.
+        "targets": [
+            [printable(one.label), None]
+            if one.token is None
+            else [visible(one.label), one.probability]
+            for one in graph.targets
+        ],
         "changes": graph.corrupted is not None,
         "nodes": [_node(node, pruned) for node in nodes],
         "edges": _edges(graph, pruned, place, notes),

@@ -30,7 +30,7 @@ function numbersOf(node) {
   const parts = [];
   if (node.activation !== null) parts.push(`${data.changes ? "change of activation" : "activation"} ${number(node.activation)}`);
   if (node.influence !== null) parts.push(`within the strongest ${percent(node.influence)} of influence`);
-  if (node.kind === TARGET) parts.push(`probability ${percent(data.targets[node.target][1])}`);
+  if (node.kind === TARGET && data.targets[node.target][1] !== null) parts.push(`probability ${percent(data.targets[node.target][1])}`);
   const noted = notesOf(data.notes, node.i);
   return [...parts, ...noted ? [noted] : []].join(", ");
 }
@@ -97,7 +97,7 @@ function measuredPart(node) {
   const title = make("h3", { text: "Measured against predicted" });
   const rows = data.measured[node.i];
   if (!rows) return [make("div", {}, title, make("p", { kind: "note", text: "not measured for this node" }))];
-  const table = make("table", {}, make("thead", {}, make("tr", {}, ...["activation ×", "target", "predicted", "measured"].map((text) => make("th", { text })))));
+  const table = make("table", {}, make("thead", {}, make("tr", {}, ...[data.changes ? "change ×" : "activation ×", "target", "predicted", "measured"].map((text) => make("th", { text })))));
   table.append(make("tbody", {}, ...rows.map(([target, factor, predicted, measured]) => make("tr", {},
     make("td", { text: number(factor), kind: "num" }), make("td", { text: shorten(data.targets[target][0], 24) }),
     make("td", { text: number(predicted), kind: "num" }), make("td", { text: number(measured), kind: "num" })))));
