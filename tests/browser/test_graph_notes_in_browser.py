@@ -29,7 +29,7 @@ pytestmark = pytest.mark.browser
 def test_notes_stand_beside_a_node_and_its_edges(open_page: Open, tmp_path: Path) -> None:
     graph, pruned = random_graph(targets=(Target("A − B", None, 1.0),))
     notes = Notes(
-        nodes={"prompts": np.full(graph.node_count, 0.5)},
+        nodes={"prompts": np.where(np.arange(graph.node_count) < 30, 0.5, np.nan)},
         edges={
             "a": np.full(graph.rows.shape, 1.25),
             "b": np.full(graph.rows.shape, np.nan),
@@ -41,6 +41,7 @@ def test_notes_stand_beside_a_node_and_its_edges(open_page: Open, tmp_path: Path
     # A difference of two tokens has no probability.
     page = open_page(path, viewport={"width": 900, "height": 900})
     assert page.locator("#details-title").inner_text() == "A − B"
+    assert "prompts" not in page.locator("#details > .soft").inner_text()
     assert "probability" not in page.locator("#details").inner_text()
     entry = page.locator("#details .entry").first
     assert "a 1.25, b –" in entry.inner_text()

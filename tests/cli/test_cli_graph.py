@@ -112,7 +112,7 @@ def test_changes_and_tasks_for_scripts(monkeypatch, folder, tmp_path, capsys):
     assert task["graph"][0]["nodes"] == nodes.num_rows
     assert task["graph"][0]["page"] == str(tmp_path / "task" / "graph.html")
     assert set(edges["prompts"].to_pylist()) <= {0.5, 1.0}
-    assert {"start", "end", "distractor 2"} <= set(nodes["text"].to_pylist())
+    assert {"start", "end", "distractor-2"} <= set(nodes["text"].to_pylist())
 
 
 @pytest.mark.parametrize(

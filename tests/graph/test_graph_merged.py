@@ -131,7 +131,7 @@ def test_positions_have_roles(llama):
     answers = (tokenizer.answer_id("w9"), None)
     found = columns(tokenizer, tokens, "role", answers=answers, corrupted=other)
     assert found == (
-        "start", "␣w5", "target", "after target", "changed", "after changed", "target 2", "end"
+        "start", "␣w5", "target", "after-target", "changed", "after-changed", "target-2", "end"
     )  # fmt: skip
     assert columns(tokenizer, tokens, "position")[-1] == "7"
     assert columns(tokenizer, tokens, "token").count("␣w9") == 2
@@ -155,7 +155,7 @@ def test_two_prompts(llama, tmp_path: Path):
     last = [one.rows[-1, -1 - len(one.tokens) : -1] for one in both]
     length = len(both[0].tokens)
     np.testing.assert_allclose(found.graph.rows[-1, -1 - length : -1], last[0] - last[1], atol=1e-6)
-    assert found.graph.tokens[4] == " w12 /  w8"
+    assert found.graph.tokens[4] == " w12/ w8"
     assert (found.replacement, found.completeness) == (None, None)
     links = json.loads((tmp_path / "d" / "graph.json").read_text())["links"]
     assert set(links[0]["notes"]) == {"a", "b"}

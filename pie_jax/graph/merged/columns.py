@@ -38,7 +38,7 @@ def columns(
         return texts
     roles = _roles(tokens, answers, corrupted)
     return tuple(
-        role or (f"after {roles[i - 1]}" if i > 1 and roles[i - 1] else texts[i])
+        role or (f"after-{roles[i - 1]}" if i > 1 and roles[i - 1] else texts[i])
         for i, role in enumerate(roles)
     )
 
@@ -56,6 +56,6 @@ def _roles(
             name = "start" if i == 0 else "end"
         elif name:
             seen[name] = seen.get(name, 0) + 1
-            name = name if seen[name] == 1 else f"{name} {seen[name]}"
+            name = name if seen[name] == 1 else f"{name}-{seen[name]}"
         found.append(name)
     return found

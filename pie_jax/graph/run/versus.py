@@ -116,7 +116,7 @@ def task_difference(
 
 
 def _both(a: str, b: str) -> str:
-    return a if a == b else f"{a} / {b}"
+    return a if a == b else f"{a}/{b}"
 
 
 def _written(

@@ -37,6 +37,7 @@ function numbersOf(node) {
 
 // What else is known of a node or an edge: shares of prompts, or both of two graphs.
 function notesOf(notes, i) {
+  if (Object.values(notes).every((values) => values[i] === null)) return "";
   return Object.entries(notes).map(([name, values]) => `${name} ${name === "prompts" ? percent(values[i]) : number(values[i])}`).join(", ");
 }
 
