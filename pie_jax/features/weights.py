@@ -17,12 +17,13 @@ from pie_jax.models.loader import (
 )
 from pie_jax.models.tokenizer import Tokenizer
 from pie_jax.prune.results.tables import PruneResult
+from pie_jax.prune.task_circuits.results import TaskResult
 from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.store import Transcoder
 
 
 def load_weights(
-    result: PruneResult,
+    result: PruneResult | TaskResult,
     model: LanguageModel | str | None = None,
     transcoder: Transcoder | str | None = None,
 ) -> tuple[LanguageModel, Transcoder]:
@@ -45,7 +46,7 @@ def load_weights(
     return model, transcoder
 
 
-def load_tokenizer_of(result: PruneResult, model: str | None = None) -> Tokenizer:
+def load_tokenizer_of(result: PruneResult | TaskResult, model: str | None = None) -> Tokenizer:
     """Return the tokenizer of a run's model, or of the one given; raises as `load_weights`."""
     tokenizer = load_model_tokenizer(model or _place(result, "model"))
     folder = Path(tokenizer.source)
@@ -54,7 +55,7 @@ def load_tokenizer_of(result: PruneResult, model: str | None = None) -> Tokenize
     return tokenizer
 
 
-def _place(result: PruneResult, what: str) -> str:
+def _place(result: PruneResult | TaskResult, what: str) -> str:
     """Return the folder that a run had its weights from, or what the run calls them."""
     record: dict[str, Any] = result.record
     folder, name = record.get("folders", {}).get(what), record["config"][what]
@@ -69,7 +70,7 @@ def _place(result: PruneResult, what: str) -> str:
 
 
 def _require_same(
-    result: PruneResult,
+    result: PruneResult | TaskResult,
     what: str,
     folder: Path,
     files: Iterable[Path],

@@ -22,7 +22,7 @@ from pie_jax.graph.frozen import Effects, Injected, Point, effects, point
 from pie_jax.graph.influence import influence, normalised
 from pie_jax.graph.sources import Active, encoder_rows, in_chunks, read_active
 from pie_jax.graph.targets import Targets, find_targets
-from pie_jax.graph.types import Graph
+from pie_jax.graph.types import Corrupted, Graph
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batch.occurrences import OccurrenceFinder
 from pie_jax.transcoders.loader import require_match
@@ -37,6 +37,7 @@ _BATCH = (16, 512)
 UPDATE = 2048
 
 Place = tuple[int, int, int]
+Key = tuple[int, int]
 
 
 def attribute(
@@ -44,38 +45,48 @@ def attribute(
     transcoder: Transcoder,
     prompt: str | Sequence[int],
     *,
+    corrupted: str | Sequence[int] | None = None,
     targets: Targets = None,
     max_logits: int = 10,
     probability: float = 0.95,
-    features: int | Sequence[Place] | None = None,
+    features: int | Sequence[Place] | Sequence[Key] | None = None,
     batch: int | None = None,
     update: int = UPDATE,
 ) -> Graph:
     """Return the direct effects between a prompt's features, errors, tokens and targets.
 
-    `prompt` is text, in front of which BOS is put, or token ids as they are. `targets`: None for
+    `prompt` is text, in front of which BOS is put, or token ids as they are. With a `corrupted`
+    prompt of as many tokens it is a graph of changes: attention patterns, norm scales and MLPs are
+    those of `prompt`, and what flows through them is what each node writes there minus what it
+    writes in the corrupted prompt. All of a target's edges then add up to what the change of all
+    that MLPs and embeddings write does to it in the frozen model (without a skip, exactly).
+
+    `targets`: None for
     the likeliest tokens, at most `max_logits`, until they hold `probability`; a pair (target,
     distractor) for the difference of two logits; a list of tokens; or a list of `Direction`s.
-    `features`: None for all that are active, a number of them by influence, or a list of (layer,
-    position, feature). Influence is estimated anew after `update` features. `batch` targets are
-    computed side by side; None chooses by the prompt's length and the device.
+    `features`: None for all that are active (in either prompt), a number of them by influence, a
+    list of (layer, position, feature), or of (layer, feature), wherever these are active. Influence
+    is estimated anew after `update` features. `batch` targets are computed side by side; None
+    chooses by the prompt's length and the device.
 
-    Raises `InputError` for a prompt of fewer than two tokens or beyond the model's context, tokens
-    or features that are not there, and for weights on a mesh.
+    Raises `InputError` for a prompt of fewer than two tokens or beyond the model's context, prompts
+    of different lengths, tokens or features that are not there, and for weights on a mesh.
     """
     require_match(transcoder, model.config, model.name)
     if transcoder.mesh is not None or mesh_of(model.transformer.embedding.get_value()) is not None:
         raise InputError("attribution graphs run on one device: open the model without a mesh")
     tokens = _token_ids(model, prompt)
-    length = len(tokens)
-    padded = np.zeros(length_class(length), np.int32)
-    padded[:length] = tokens
-    at = point(model.transformer, padded, np.int32(length), transcoder.config.input_site)
+    length, padded = len(tokens), length_class(len(tokens))
+    at = _point(model, tokens, padded, transcoder.config.input_site)
     found, vectors = find_targets(
         model, np.asarray(at.probability), targets, max_logits, probability
     )
-    active = read_active(transcoder, OccurrenceFinder(transcoder), at, length)
-    work = _Work(model, transcoder, at, active, length, _batch(batch, len(padded)))
+    others = None if corrupted is None else _other_ids(model, corrupted, length)
+    other = None if others is None else _point(model, others, padded, transcoder.config.input_site)
+    active = read_active(transcoder, OccurrenceFinder(transcoder), at, length, other)
+    if other is not None:
+        at = at._replace(embedded=at.embedded - other.embedded)
+    work = _Work(model, transcoder, at, active, length, _batch(batch, padded))
     weights = np.array([one.probability for one in found], np.float32)
     selected, rows = _grow(work, vectors, weights, features, update)
     return Graph(
@@ -89,23 +100,50 @@ def attribute(
         targets=found,
         # Nothing reads a target.
         rows=np.pad(rows, ((0, 0), (0, len(found)))),
+        corrupted=None
+        if others is None
+        else Corrupted(
+            tuple(model.tokenizer.token(index) for index in others), active.corrupted[selected]
+        ),
     )
 
 
-def _token_ids(model: LanguageModel, prompt: str | Sequence[int]) -> list[int]:
+def _point(model: LanguageModel, tokens: Sequence[int], size: int, site: str) -> Point:
+    padded = np.zeros(size, np.int32)
+    padded[: len(tokens)] = tokens
+    return point(model.transformer, padded, np.int32(len(tokens)), site)
+
+
+def _other_ids(model: LanguageModel, corrupted: str | Sequence[int], length: int) -> list[int]:
+    ids = _token_ids(model, corrupted, "corrupted")
+    if len(ids) != length:
+        raise InputError(
+            f"corrupted: {count(len(ids), 'token')} with BOS, and the prompt has {length}; a graph "
+            "of changes needs two prompts that line up token by token"
+        )
+    return ids
+
+
+def _token_ids(
+    model: LanguageModel, prompt: str | Sequence[int], name: str = "prompt"
+) -> list[int]:
     if isinstance(prompt, str):
         ids = model.tokenizer.encode(prompt)
     else:
-        ids = [int(index) for index in prompt]
-        beyond = [index for index in ids if not 0 <= index < model.config.vocab_size]
+        beyond = [
+            index
+            for index in prompt
+            if not (isinstance(index, int | np.integer) and 0 <= index < model.config.vocab_size)
+        ]
         if beyond:
             raise InputError(
-                f"prompt: token {beyond[0]} is not one of the model's, 0 to "
+                f"{name}: token {beyond[0]} is not one of the model's, 0 to "
                 f"{model.config.vocab_size - 1}"
             )
+        ids = [int(index) for index in prompt]
     if not 2 <= len(ids) <= model.config.max_positions:
         raise InputError(
-            f"prompt: {count(len(ids), 'token')} with BOS; a graph needs 2 to the model's "
+            f"{name}: {count(len(ids), 'token')} with BOS; a graph needs 2 to the model's "
             f"{model.config.max_positions}"
         )
     return ids
@@ -198,7 +236,7 @@ def _grow(
     work: _Work,
     vectors: Float[np.ndarray, "K D"],
     weights: Float[np.ndarray, " K"],
-    features: int | Sequence[Place] | None,
+    features: int | Sequence[Place] | Sequence[Key] | None,
     update: int,
 ) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, "S+K S+L*T+T"]]:
     """Return which active features are nodes, and the effects on them and on the targets."""
@@ -246,7 +284,12 @@ def _best(
     return order[~np.isin(order, visited)]
 
 
-def _places(active: Active, places: Iterable[Place]) -> Int[np.ndarray, " S"]:
+def _places(active: Active, places: Iterable[Place | Key]) -> Int[np.ndarray, " S"]:
+    given = [tuple(int(number) for number in place) for place in places]
+    keys = {place for place in given if len(place) == 2}
+    if keys:
+        every = zip(active.layer.tolist(), active.feature.tolist(), strict=True)
+        return np.array([index for index, key in enumerate(every) if key in keys], np.int64)
     there = {
         place: index
         for index, place in enumerate(
@@ -257,8 +300,7 @@ def _places(active: Active, places: Iterable[Place]) -> Int[np.ndarray, " S"]:
         )
     }  # fmt: skip
     found = set()
-    for place in places:
-        layer, position, feature = (int(number) for number in place)
+    for layer, position, feature in given:
         if (layer, position, feature) not in there:
             raise InputError(
                 f"features: feature {feature} of layer {layer} is not active at position "

@@ -26,7 +26,7 @@ from pie_jax.graph.listing import (
     kept_edges,
     kept_nodes,
 )
-from pie_jax.graph.types import Graph, Pruned
+from pie_jax.graph.types import Graph, Notes, Pruned
 
 # The version of the format that is written, and those that are read (None: not stated).
 VERSION = 1
@@ -101,13 +101,15 @@ def write_json(
     edge_threshold: float | None = None,
     feature_json_base_url: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    notes: Notes | None = None,
 ) -> dict[str, Any]:
     """Write what is kept of a graph, and return the file's `metadata`.
 
     `slug` names the graph. `scan` is the transcoder's repository for circuit-tracer's page and the
     model's id for Neuronpedia. `labels` and `scores` are by (layer, feature); `pinned` and
     `supernodes` are numbers of nodes. `vocab_size` gives targets that are no token an id.
-    `feature_json_base_url` is where features' own JSON is hosted. `metadata` is added as it is.
+    `feature_json_base_url` is where features' own JSON is hosted. `metadata` is added as it is;
+    `notes` become an object `notes` of each node and link.
 
     Raises `InputError` for a bad slug, a pinned node that is not kept, a direction without
     `vocab_size`, or a key of `metadata` that is written anyway.
@@ -153,10 +155,12 @@ def write_json(
     edges = kept_edges(graph, pruned)
     objects = (
         _node_object(node, ids[node.number], graph, pruned, labels or {}, scores or {})
+        | _noted({} if notes is None else notes.nodes, node.number)
         for node in nodes
     )
+    of_edges = {} if notes is None else {k: edges.note(v) for k, v in notes.edges.items()}
     with replacing(Path(path)) as temporary, temporary.open("w", encoding="ascii") as file:
-        file.writelines(_lines(about, state, objects, _links(edges, ids)))
+        file.writelines(_lines(about, state, objects, _links(edges, ids, of_edges)))
     return about
 
 
@@ -295,11 +299,21 @@ def label_with_scores(labels: Labels, scores: Scores, key: tuple[int, int]) -> s
     ).strip()
 
 
-def _links(edges: Edges, ids: Mapping[int, str]) -> Iterator[dict[str, Any]]:
-    for source, target, weight in zip(
-        edges.source.tolist(), edges.target.tolist(), edges.weight, strict=True
-    ):
-        yield {"source": ids[source], "target": ids[target], "weight": _short(weight)}
+def _links(
+    edges: Edges, ids: Mapping[int, str], notes: Mapping[str, np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    ends = zip(edges.source.tolist(), edges.target.tolist(), edges.weight, strict=True)
+    for i, (source, target, weight) in enumerate(ends):
+        link = {"source": ids[source], "target": ids[target], "weight": _short(weight)}
+        yield link | _noted(notes, i)
+
+
+def _noted(notes: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
+    found = {
+        name: None if np.isnan(values[index]) else _short(values[index])
+        for name, values in notes.items()
+    }
+    return {"notes": found} if found else {}
 
 
 def _short(value: Any) -> float:

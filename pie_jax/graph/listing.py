@@ -42,13 +42,18 @@ class Edges(NamedTuple):
     """Kept edges, E of them: numbers of both ends, and the signed direct effect.
 
     `share` is |weight| over the sum of |weights| into the target before pruning, NaN where that sum
-    is 0.
+    is 0. `row` is the target's place in `Graph.rows`.
     """
 
     source: np.ndarray
     target: np.ndarray
     weight: np.ndarray
     share: np.ndarray
+    row: np.ndarray
+
+    def note(self, values: np.ndarray) -> np.ndarray:
+        """Return what a note [R, N] says of these edges, [E]."""
+        return values[self.row, self.source]
 
 
 def all_nodes(graph: Graph) -> list[Node]:
@@ -132,7 +137,7 @@ def kept_edges(graph: Graph, pruned: Pruned) -> Edges:
     total = np.array([np.abs(r).sum(dtype=np.float64) for r in graph.rows])[row]
     share = np.full(len(weight), np.nan)
     np.divide(np.abs(weight), total, out=share, where=total > 0)
-    return Edges(source, row_node[row], weight, share)
+    return Edges(source, row_node[row], weight, share, row)
 
 
 def edge_influence(graph: Graph, edges: Edges) -> np.ndarray:

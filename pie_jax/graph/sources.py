@@ -32,14 +32,19 @@ _FASTER = 256 << 20
 
 @dataclass(frozen=True)
 class Active:
-    """The active features of a prompt, [N] each, by layer, position and feature; the `table` of
-    their decoder rows [R, D] and where in it their `writes` are [N]; the MLPs' `error` [L, T, D]
-    and the affine `skip` [L, D, D] (out, in), if there is one. `size` is the class of N."""
+    """The active features of a prompt, [N] each, by layer, position and feature, with what they
+    write by as `activation`; the `table` of their decoder rows [R, D] and where in it their
+    `writes` are [N]; the MLPs' `error` [L, T, D] and the affine `skip` [L, D, D] (out, in), if
+    there is one. `size` is the class of N.
+
+    Beside a second prompt, features are active in either, `corrupted` are their activations in
+    that one, and `activation` and `error` are differences; without one `corrupted` is 0."""
 
     layer: np.ndarray
     position: np.ndarray
     feature: np.ndarray
     activation: np.ndarray
+    corrupted: np.ndarray
     table: Array
     writes: Writes
     error: Array
@@ -52,9 +57,17 @@ class Active:
         return len(self.layer)
 
 
-def read_active(transcoder: Transcoder, finder: OccurrenceFinder, at: Point, length: int) -> Active:
-    """Encode a prompt of `length` tokens, and read every needed decoder row once."""
-    found = finder.find(at.inputs[None], None, np.array([length], np.int32))
+def read_active(
+    transcoder: Transcoder,
+    finder: OccurrenceFinder,
+    at: Point,
+    length: int,
+    other: Point | None = None,
+) -> Active:
+    """Encode a prompt of `length` tokens, and an `other` one to be taken away from it, and read
+    every needed decoder row once."""
+    second = None if other is None else other.inputs[None, None]
+    found = finder.find(at.inputs[None], second, np.array([length], np.int32))
     rows = read_rows(transcoder, found)
     one: Writes = jax.tree.map(lambda array: array[0], rows.writes)
     skip = (
@@ -62,15 +75,22 @@ def read_active(transcoder: Transcoder, finder: OccurrenceFinder, at: Point, len
         if (transcoder.config.has_skip)
         else None
     )
-    error = errors(
-        at, np.int32(length), rows.table, rows.tiles, one, found.clean[0], transcoder.bias, skip
-    )
+
+    def error_of(run: Point, activation: np.ndarray) -> Array:
+        return errors(
+            run, np.int32(length), rows.table, rows.tiles, one, activation, transcoder.bias, skip
+        )
+
+    error = error_of(at, found.clean[0])
+    if other is not None:
+        error = error - error_of(other, found.corrupted[0, 0])
     real = slice(0, int(found.count[0]))
     return Active(
         found.layer[0, real],
         found.position[0, real],
         found.feature[0, real],
-        found.clean[0, real],
+        found.delta[0, 0, real],
+        found.corrupted[0, 0, real],
         rows.table,
         jax.tree.map(lambda array: np.asarray(array)[real], one),
         error,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pie_jax.graph.listing import (
     kept_edges,
     kept_nodes,
 )
-from pie_jax.graph.types import Graph, Pruned
+from pie_jax.graph.types import Graph, Notes, Pruned
 
 NODES, EDGES = "graph_nodes.parquet", "graph_edges.parquet"
 _NODES = pa.schema(
@@ -54,23 +54,27 @@ _EDGES = pa.schema(
 
 
 def write_tables(
-    folder: str | Path, graphs: Iterable[tuple[int, Graph, Pruned]], labels: Labels | None = None
+    folder: str | Path,
+    graphs: Iterable[tuple[int, Graph, Pruned]],
+    labels: Labels | None = None,
+    notes: Notes | None = None,
 ) -> None:
     """Write what is kept of one or many graphs, each with the number of its prompt.
 
     Graphs are taken one by one, so that only one of them need be in memory. `labels` are by
-    (layer, feature).
+    (layer, feature). `notes`, of a single graph, become columns behind the others.
     """
-    folder = Path(folder)
+    folder, notes = Path(folder), notes or Notes()
+    schemas = _with(_NODES, notes.nodes), _with(_EDGES, notes.edges)
     with (
         replacing(folder / NODES) as nodes_file,
         replacing(folder / EDGES) as edges_file,
-        pq.ParquetWriter(nodes_file, _NODES, compression="zstd") as nodes,
-        pq.ParquetWriter(edges_file, _EDGES, compression="zstd") as edges,
+        pq.ParquetWriter(nodes_file, schemas[0], compression="zstd") as nodes,
+        pq.ParquetWriter(edges_file, schemas[1], compression="zstd") as edges,
     ):
         for prompt, graph, pruned in graphs:
-            nodes.write_table(_node_table(prompt, graph, pruned, labels or {}))
-            edges.write_table(_edge_table(prompt, graph, pruned))
+            nodes.write_table(_node_table(prompt, graph, pruned, labels or {}, notes))
+            edges.write_table(_edge_table(prompt, graph, pruned, notes))
 
 
 def read_tables(folder: str | Path) -> tuple[pa.Table, pa.Table]:
@@ -86,16 +90,30 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: no table of a graph; write the graph's tables again.") from error
-    if not table.schema.equals(schema):
+    # Notes stand behind the columns that every graph has.
+    if not pa.schema(list(table.schema)[: len(schema)]).equals(schema):
         raise InputError(
             f"{path}: has other columns than this version writes; write the graph's tables again."
         )
     return table
 
 
-def _node_table(prompt: int, graph: Graph, pruned: Pruned, labels: Labels) -> pa.Table:
+def _with(schema: pa.Schema, notes: Mapping[str, np.ndarray]) -> pa.Schema:
+    return pa.schema([*schema, *((name, pa.float32()) for name in notes)])
+
+
+def _noted(values: np.ndarray) -> pa.Array:
+    return pa.array(values.astype(np.float32), mask=np.isnan(values))
+
+
+def _node_table(
+    prompt: int, graph: Graph, pruned: Pruned, labels: Labels, notes: Notes
+) -> pa.Table:
     rows = [_node_row(prompt, node, graph, pruned, labels) for node in kept_nodes(graph, pruned)]
-    return pa.Table.from_pylist(rows, _NODES)
+    table = pa.Table.from_pylist(rows, _NODES)
+    for name, values in notes.nodes.items():
+        table = table.append_column(name, _noted(values[table["node"].to_numpy()]))
+    return table
 
 
 def _node_row(
@@ -121,7 +139,7 @@ def _node_row(
     }
 
 
-def _edge_table(prompt: int, graph: Graph, pruned: Pruned) -> pa.Table:
+def _edge_table(prompt: int, graph: Graph, pruned: Pruned, notes: Notes) -> pa.Table:
     edges = kept_edges(graph, pruned)
     columns = {
         "prompt": np.full(len(edges.source), prompt, np.int32),
@@ -131,7 +149,8 @@ def _edge_table(prompt: int, graph: Graph, pruned: Pruned) -> pa.Table:
         "share": pa.array(edges.share.astype(np.float32), mask=np.isnan(edges.share)),
         "influence": edge_influence(graph, edges).astype(np.float32),
     }
-    return pa.table(columns, schema=_EDGES)
+    columns |= {name: _noted(edges.note(values)) for name, values in notes.edges.items()}
+    return pa.table(columns, schema=_with(_EDGES, notes.edges))
 
 
 def _utf8(text: str) -> str:

@@ -6,7 +6,8 @@ nodes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,6 +24,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Corrupted:
+    """The prompt that a graph of changes starts from: its tokens as shown, T of them, and the
+    activations of the graph's features in it."""
+
+    tokens: tuple[str, ...]
+    activation: Float[np.ndarray, "S"]
+
+
+@dataclass(frozen=True)
 class Graph:
     """Direct effects between the nodes of one prompt, where attention patterns, norm scales and
     MLPs are constants.
@@ -31,6 +41,9 @@ class Graph:
     token embeddings (position), targets. `rows[i, j]` is the effect of node j on feature i's
     pre-activation or, from row S on, on target i - S's logit; the rows of errors and tokens are
     zero and are not stored.
+
+    In a graph of changes, with `corrupted`, what a node writes is what it writes in the clean
+    prompt minus what it writes in the corrupted one, and `activation` is such a difference too.
     """
 
     tokens: tuple[str, ...]  # as shown, T of them
@@ -42,6 +55,7 @@ class Graph:
     activation: Float[np.ndarray, "S"]
     targets: tuple[Target, ...]
     rows: Float[np.ndarray, "R N"]
+    corrupted: Corrupted | None = None
 
     @property
     def feature_count(self) -> int:
@@ -61,3 +75,14 @@ class Pruned:
     nodes: np.ndarray  # bool [N]
     edges: np.ndarray  # bool [S + K, N], a mask of `Graph.rows`
     influence: Float[np.ndarray, "N"]  # share held by a node and all stronger ones; 0 is strongest
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What else is known of a graph's nodes and edges, by name, for files and pages.
+
+    `nodes` are [N] each, `edges` [R, N] each like `Graph.rows`; NaN is undefined.
+    """
+
+    nodes: Mapping[str, Float[np.ndarray, "N"]] = field(default_factory=dict)
+    edges: Mapping[str, Float[np.ndarray, "R N"]] = field(default_factory=dict)

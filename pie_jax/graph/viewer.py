@@ -15,8 +15,8 @@ from pie_jax.features.promoted import PromotedTokens
 from pie_jax.features.records import FeatureExamples, FeatureKey, Window
 from pie_jax.features.texts import Reader
 from pie_jax.files.atomic import replacing
-from pie_jax.graph.json_file import Supernodes, cantor, write_json
-from pie_jax.graph.listing import Labels, Scores, kept_nodes
+from pie_jax.graph.json_file import cantor, write_json
+from pie_jax.graph.listing import kept_nodes
 from pie_jax.graph.types import Graph, Pruned
 
 LIST = "graph-metadata.json"
@@ -33,22 +33,17 @@ def write_viewer_folder(
     *,
     slug: str,
     scan: str,
-    labels: Labels | None = None,
-    scores: Scores | None = None,
-    pinned: Sequence[int] = (),
-    supernodes: Supernodes = (),
-    vocab_size: int | None = None,
-    node_threshold: float | None = None,
-    edge_threshold: float | None = None,
     examples: Examples | None = None,
     promoted: Promoted | None = None,
     read: Reader | None = None,
+    **options: Any,
 ) -> None:
     """Write a graph into a folder for circuit-tracer's `serve(data_dir=folder)`.
 
     Enters the graph in `graph-metadata.json`, beside those that are there. Where `examples` or
     `promoted` tokens are given, every kept feature gets a JSON file under `features/`, and the
     graph's `scan` leads there instead of to a repository; `read` turns a window into text.
+    `options` are the others of `write_json`.
 
     Raises `InputError` where the folder's list is broken, or as `write_json` does.
     """
@@ -66,13 +61,7 @@ def write_viewer_folder(
         pruned,
         slug=slug,
         scan=f"./graph_data/{store}" if given else scan,
-        labels=labels,
-        scores=scores,
-        pinned=pinned,
-        supernodes=supernodes,
-        vocab_size=vocab_size,
-        node_threshold=node_threshold,
-        edge_threshold=edge_threshold,
+        **options,
     )
     if given:
         (folder / store).mkdir(parents=True, exist_ok=True)

@@ -15,21 +15,22 @@ from graph_browser import (
     chromium_browser,  # noqa: F401, a fixture
     page_opener,  # noqa: F401, a fixture
 )
+from graph_helpers import tiny
 
 import pie_jax
 
 pytestmark = pytest.mark.browser
 
 
-def test_a_demo_graph_shows_promoted_tokens_and_measured_changes(
+def test_a_graph_shows_promoted_tokens_and_measured_changes(
     open_page: Open,
     tmp_path: Path,
 ) -> None:
-    model, clt = pie_jax.load_model(), pie_jax.load_transcoder()
-    prompt = "Then, Peter and Joe had a long talk. Afterwards Joe said to"
+    model, clt = tiny(tmp_path / "weights", "llama")
     found: Any = pie_jax.graph_prompt(
-        model, clt, prompt, target=" Peter", distractor=" Joe", validate=2, out=tmp_path
-    )
+        model, clt, "w5 w9 w30 w12 w7 w21 w33", target="w4", distractor="w8", validate=2,
+        out=tmp_path / "graph",
+    )  # fmt: skip
     nodes = {node.number: node for node in found.nodes()}
     node = nodes[int(found.validation.node[0])]
     page = open_page(found.page)

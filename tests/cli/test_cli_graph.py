@@ -99,6 +99,22 @@ def test_a_circuits_graph_on_the_command_line(monkeypatch, folder, tmp_path, cap
     assert "Circuit of pair 0: fap, K = 5" in (out / "graph.html").read_text(encoding="utf-8")
 
 
+def test_changes_and_tasks_for_scripts(monkeypatch, folder, tmp_path, capsys):
+    options = ("--changes", "--format", "json", "--out")
+    assert pie(monkeypatch, "graph", folder, "--validate", 0, *options, tmp_path / "one") == 0
+    one = json.loads(capsys.readouterr().out)
+    # Whatever is active in the corrupted prompt alone is a node too.
+    assert (one["graph"][0]["features"], one["graph"][0]["inactive"]) == (5, 0)
+    assert "Changes in the circuit" in (tmp_path / "one" / "graph.html").read_text()
+    assert pie(monkeypatch, "graph", folder, "--task", *options, tmp_path / "task") == 0
+    task = json.loads(capsys.readouterr().out)
+    nodes, edges = read_tables(tmp_path / "task")
+    assert task["graph"][0]["nodes"] == nodes.num_rows
+    assert task["graph"][0]["page"] == str(tmp_path / "task" / "graph.html")
+    assert set(edges["prompts"].to_pylist()) <= {0.5, 1.0}
+    assert {"start", "end", "distractor-2"} <= set(nodes["text"].to_pylist())
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -109,6 +125,16 @@ def test_a_circuits_graph_on_the_command_line(monkeypatch, folder, tmp_path, cap
         (["RUN", "--method", "relp"], "--method `relp` is not in this run"),
         (["RUN", "--target", " a"], "--target: cannot be combined with a run's folder"),
         (["RUN", "--nodes", 2], "--nodes 2.0: must be a share"),
+        (["RUN", "--merge", "role"], "--merge: needs --task or --versus here; add it"),
+        (["RUN", "--versus", "x"], "--versus: needs --task here; add it"),
+        (["RUN", "--features", 5], "--features: needs --task here; add it"),
+        (["RUN", "--corrupted", "x"], "--corrupted: cannot be combined with a run's folder"),
+        (["RUN", "--task", "--pair", 0], "--pair: cannot be combined with --task"),
+        (["RUN", "--task", "--validate", 3], "--validate: cannot be combined with --task"),
+        (["RUN", "--task", "--merge", "x"], "--merge `x`: is not one of role, token, position"),
+        (["RUN", "--task", "--versus", "/no/such"], "/no/such: not a results folder"),
+        (["--prompt", PROMPT, "--changes"], "--changes: cannot be combined with --prompt"),
+        (["--prompt", PROMPT, "--corrupted", "a b"], "corrupted: 3 tokens with BOS"),
         (["--prompt", PROMPT, "--pair", 0], "--pair: cannot be combined with --prompt"),
         (["--prompt", PROMPT, *ANSWERS[:2]], "--target is given without --distractor"),
         (["--prompt", PROMPT, "--edges", 2], "--edges 2.0: must be a share"),

@@ -206,6 +206,7 @@ def test_a_graph_without_features(llama):
     ("changes", "message"),
     [
         ({"prompt": ""}, r"prompt: 1 token with BOS; a graph needs 2 to the model's 64"),
+        ({"prompt": [1, 5.5]}, "prompt: token 5.5 is not one of the model's, 0 to 39"),
         ({"prompt": [1, 40]}, "prompt: token 40 is not one of the model's, 0 to 39"),
         ({"targets": []}, "targets: the list is empty"),
         ({"targets": ["w4 w5"]}, r"target 'w4 w5' is 2 tokens, \[' w4', ' w5'\]"),

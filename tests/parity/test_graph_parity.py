@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,16 @@ from circuit_tracer.attribution.targets import CustomTarget
 from circuit_tracer.graph import compute_graph_scores
 from circuit_tracer.graph import prune_graph as their_prune
 from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
+from conftest import Reference
 from safetensors.numpy import load_file, save_file
+from their_graphs import PROMPTS, Both, TheirGemma, across_layers, made_weights  # noqa: F401, fixtures
 
 import pie_jax
-from benchmarks.parts.random_weights import (
-    SHAPES,
-    input_scale,
-    make_model,
-    make_pairs,
-    make_transcoder,
-)
+from benchmarks.parts.random_weights import SHAPES
 from benchmarks.peers.circuit_tracer import CircuitTracer
 from pie_jax.graph.attribute import attribute
 from pie_jax.graph.prune import prune_graph, scores
 from pie_jax.graph.types import Graph
-from pie_jax.models.loader import LanguageModel
-from pie_jax.transcoders.store import Transcoder
 
 # What they hook has no input that needs gradients where nothing is before it.
 pytestmark = [
@@ -39,23 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
 ]
 CLOSE = {"atol": 5e-4, "rtol": 1e-5}
-PROMPTS = [pair.clean for pair in make_pairs(SHAPES["tiny"], 3)]
-
-Both = tuple[LanguageModel, Transcoder, CircuitTracer]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, shape = tmp_path_factory.mktemp("made"), SHAPES["tiny"]
-    make_model(shape, folder / "model")
-    make_transcoder(shape, folder / "transcoder", input_scale(folder / "model", shape))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def across(folder: Path) -> Both:
-    model = pie_jax.load_model(folder / "model")
-    return model, pie_jax.load_transcoder(folder / "transcoder"), CircuitTracer(folder)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["set", "set with skip"])
@@ -147,3 +125,18 @@ def test_targets(across: Both):
     compare(ours, tracer.graph(ids, 50, attribution_targets=[target]))
     ours = attribute(model, transcoder, ids, targets=[7, 9], features=50)
     compare(ours, tracer.graph(ids, 50, attribution_targets=torch.tensor([7, 9])))
+
+
+def test_graphs_of_gemma_2(reference: Callable[[str], Reference]):
+    """Softcaps, sliding windows, norms before and after, and scaled embeddings."""
+    found = reference("gemma2")
+    theirs = TheirGemma(found.folder / "model", found.folder / "clt")
+    for prompt, features in zip(found.prompts[:2], (100, None), strict=True):
+        ids = found.model.tokenizer.encode(prompt["text_clean"])
+        with torch.no_grad():
+            logits = theirs.model(torch.tensor(ids))[0, -1].softmax(-1).numpy()
+        ours = attribute(found.model, found.transcoder, ids, features=features)
+        top = [logits[target.token] for target in ours.targets]
+        np.testing.assert_allclose([one.probability for one in ours.targets], top, rtol=1e-5)
+        assert ours.feature_count > 50
+        compare(ours, theirs.graph(ids, features))

@@ -16,7 +16,7 @@ from pie_jax.features.texts import Reader
 from pie_jax.files.atomic import replacing
 from pie_jax.graph.listing import Labels, Scores
 from pie_jax.graph.page.payload import Examples, Measured, Promoted, payload
-from pie_jax.graph.types import Graph, Pruned
+from pie_jax.graph.types import Graph, Notes, Pruned
 from pie_jax.report.explained import SHADES
 
 _PACKAGE = "pie_jax.graph.page"
@@ -47,13 +47,16 @@ def write_page(
     promoted: Promoted | None = None,
     read: Reader | None = None,
     measured: Sequence[Measured] = (),
+    notes: Notes | None = None,
     title: str = "Attribution graph",
+    prompt: str | None = None,
 ) -> None:
     """Write what is kept of a graph as a page that opens from a file, without a network.
 
     `labels`, `scores` (by scorer; None is undefined), `examples` and `promoted` tokens are by
     (layer, feature); `read` turns the examples' windows into text. `measured` adds what runs of the
-    model say of the graph's predictions.
+    model say of the graph's predictions. `notes` stand beside the node that is looked at and its
+    edges. `prompt` stands below the title instead of the graph's tokens.
 
     Raises `PieError` where the file cannot be written.
     """
@@ -66,11 +69,17 @@ def write_page(
         promoted=promoted or {},
         read=read,
         measured=measured,
+        notes=notes or Notes(),
     )
-    page = render(data, title=title, prompt="".join(graph.tokens))
+    page = render(data, title=title, prompt=_prompt(graph) if prompt is None else prompt)
     with replacing(Path(path)) as temporary:
         # Half a surrogate pair, which JSON allows, has no place in UTF-8.
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def _prompt(graph: Graph) -> str:
+    text = "".join(graph.tokens)
+    return text if graph.corrupted is None else f"{text} − {''.join(graph.corrupted.tokens)}"
 
 
 def render(data: dict[str, Any], *, title: str, prompt: str) -> str:

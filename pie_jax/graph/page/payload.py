@@ -23,7 +23,7 @@ from pie_jax.graph.listing import (
     kept_edges,
     kept_nodes,
 )
-from pie_jax.graph.types import Graph, Pruned
+from pie_jax.graph.types import Graph, Notes, Pruned
 from pie_jax.report.explained import pieces
 
 KINDS = (FEATURE, ERROR, TOKEN, TARGET)
@@ -58,6 +58,7 @@ def payload(
     promoted: Promoted,
     read: Reader | None,
     measured: Sequence[Measured],
+    notes: Notes,
 ) -> dict[str, Any]:
     """Return the page's data: `nodes` in order, `edges` as columns, most influential first."""
     nodes = kept_nodes(graph, pruned)
@@ -66,9 +67,20 @@ def payload(
     return {
         "tokens": [visible(token) for token in graph.tokens],
         "layers": graph.layers,
-        "targets": [[visible(one.label), one.probability] for one in graph.targets],
+        # A direction has a weight, and no probability.
+        "targets": [
+            [printable(one.label), None]
+            if one.token is None
+            else [visible(one.label), one.probability]
+            for one in graph.targets
+        ],
+        "changes": graph.corrupted is not None,
         "nodes": [_node(node, pruned) for node in nodes],
-        "edges": _edges(graph, pruned, place),
+        "edges": _edges(graph, pruned, place, notes),
+        "notes": {
+            name: _noted(values[[node.number for node in nodes]])
+            for name, values in notes.nodes.items()
+        },
         "features": {
             f"{layer}/{feature}": _feature(
                 FeatureKey(layer, feature), labels, scores, examples, promoted, read
@@ -92,7 +104,11 @@ def _node(node: Node, pruned: Pruned) -> list[Any]:
     ]
 
 
-def _edges(graph: Graph, pruned: Pruned, place: Mapping[int, int]) -> dict[str, list[Any]]:
+def _noted(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else _digits(value) for value in values]
+
+
+def _edges(graph: Graph, pruned: Pruned, place: Mapping[int, int], notes: Notes) -> dict[str, Any]:
     edges = kept_edges(graph, pruned)
     influence = edge_influence(graph, edges)
     order = np.argsort(-influence, kind="stable")
@@ -103,6 +119,7 @@ def _edges(graph: Graph, pruned: Pruned, place: Mapping[int, int]) -> dict[str, 
         # Of a row of zeros nothing is a share, and nothing is drawn.
         "share": [_digits(s) for s in np.nan_to_num(edges.share[order]).tolist()],
         "influence": [_digits(i) for i in influence[order].tolist()],
+        "notes": {name: _noted(edges.note(values)[order]) for name, values in notes.edges.items()},
     }
 
 

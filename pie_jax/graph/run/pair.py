@@ -41,6 +41,7 @@ def graph_run(
     pair: int | None = None,
     method: str | None = None,
     budget: int | None = None,
+    changes: bool = False,
     nodes: float = 0.8,
     edges: float = 0.98,
     validate: int = 0,
@@ -55,10 +56,14 @@ def graph_run(
     Its features are the circuit's occurrences, all of which stay, and it ends in target minus
     distractor, in the target alone, or without answers in the likeliest tokens. `nodes` and `edges`
     prune the rest. Defaults: the run's first pair and method, the middle one of its budgets.
+    With `changes` nodes are what they write in the clean prompt minus the (first) corrupted one, as
+    pruning counts them: a feature's edge into target minus distractor is its FAP score, and what is
+    active in the corrupted prompt alone is a node too.
+
     Labels, scores and examples are those that later stages left in the folder.
 
     Raises `InputError` where the run has no such pair, method or budget, its pairs or weights are
-    not found, or nothing of the circuit is active in the clean prompt.
+    not found, the pair has no corrupted prompt for `changes`, or nothing of the circuit is active.
     """
     check_shares(nodes, edges, validate)
     folder = Path(folder)
@@ -73,19 +78,32 @@ def graph_run(
     language_model, clt = load_weights(result, model, transcoder)
     # The run has checked the pair; it reads as many tokens.
     tokens = language_model.tokenizer.encode(rows[number].clean)[:MAX_TOKENS]
-    circuit, inactive = _circuit(result, number, method, budget)
+    corrupted = _corrupted(rows[number], language_model.tokenizer, number) if changes else None
+    circuit, inactive = _circuit(result, number, method, budget, changes)
     targets = _targets(rows[number], language_model.tokenizer)
-    graph = attribute(language_model, clt, tokens, targets=targets, features=circuit)
+    graph = attribute(
+        language_model, clt, tokens, corrupted=corrupted, targets=targets, features=circuit
+    )
     pruned = _whole_circuit(graph, prune_graph(graph, nodes, edges))
     texts = load_texts(folder, set(zip(graph.layer.tolist(), graph.feature.tolist(), strict=True)))
     found = finish(language_model, clt, graph, pruned, validate, texts)
     page = write(
         found, language_model, clt, (folder / GRAPH).parent if out is None else Path(out),
-        title=f"Circuit of pair {number}: {method}, K = {budget}", slug=f"pair-{number}",
+        title=f"{'Changes in the circuit' if changes else 'Circuit'} of pair {number}: {method}, "
+        f"K = {budget}", slug=f"pair-{number}",
         shares=(nodes, edges),
     )  # fmt: skip
     kl = float(_rows(result.behaviour, number, method, budget)["kl_last"][0].as_py())
     return replace(found, kl=kl, inactive=inactive, page=page)
+
+
+def _corrupted(pair: Pair, tokenizer: Tokenizer, number: int) -> list[int]:
+    if not pair.corrupted:
+        raise InputError(
+            f"--changes: pair {number} has no corrupted prompt, so that nothing changes; leave "
+            "--changes out, or name a pair that has one."
+        )
+    return tokenizer.encode(pair.corrupted[0])[:MAX_TOKENS]
 
 
 def _pair(result: PruneResult, pair: int | None) -> int:
@@ -101,12 +119,17 @@ def _pair(result: PruneResult, pair: int | None) -> int:
     return int(number)
 
 
-def _circuit(result: PruneResult, pair: int, method: str, budget: int) -> tuple[list[Place], int]:
-    """Return the kept occurrences that are active in the clean prompt, and how many are not.
+def _circuit(
+    result: PruneResult, pair: int, method: str, budget: int, changes: bool
+) -> tuple[list[Place], int]:
+    """Return the kept occurrences that write something, and how many do not.
 
-    An occurrence that is active in the corrupted prompt alone writes nothing in the clean one.
+    An occurrence that is active in the corrupted prompt alone writes nothing in the clean one, but
+    it changes.
     """
     kept = _places(_rows(result.selections, pair, method, budget))
+    if changes and kept:
+        return kept, 0
     scores = result.scores.filter(pc.equal(result.scores["prompt"], pair))
     active = set(_places(scores.filter(pc.not_equal(scores["activation_clean"], 0.0))))
     circuit = [place for place in kept if place in active]

@@ -19,6 +19,7 @@ def graph_prompt(
     transcoder: Transcoder,
     prompt: str,
     *,
+    corrupted: str | None = None,
     target: str | None = None,
     distractor: str | None = None,
     features: int = 1000,
@@ -28,6 +29,9 @@ def graph_prompt(
     out: str | Path | None = None,
 ) -> GraphResult:
     """Return the attribution graph of a prompt, and write its page and files into the folder `out`.
+
+    With a `corrupted` prompt of as many tokens it is the graph of what changes from that one to
+    `prompt`: see `attribution_graph`.
 
     It ends in the logit of `target` minus that of `distractor`, without them in the likeliest next
     tokens. `features` nodes at most; `nodes` and `edges` are the shares of influence that pruning
@@ -40,8 +44,9 @@ def graph_prompt(
     if features < 1:
         raise InputError(f"--features {features}: must be at least 1.")
     graph = attribute(
-        model, transcoder, prompt, targets=_targets(target, distractor), features=features
-    )
+        model, transcoder, prompt, corrupted=corrupted, targets=ends(target, distractor),
+        features=features,
+    )  # fmt: skip
     require_features(graph, "--prompt")
     pruned = prune_graph(graph, nodes, edges)
     if not pruned.nodes[: graph.feature_count].any():
@@ -53,12 +58,14 @@ def graph_prompt(
         return result
     page = write(
         result, model, transcoder, Path(out),
-        title="Attribution graph", slug="graph", shares=(nodes, edges),
+        title="Attribution graph" if corrupted is None else "Graph of changes", slug="graph",
+        shares=(nodes, edges),
     )  # fmt: skip
     return replace(result, page=page)
 
 
-def _targets(target: str | None, distractor: str | None) -> Targets:
+def ends(target: str | None, distractor: str | None) -> Targets:
+    """Return the targets of a graph with such answers. Raises `InputError` for one of the two."""
     if target is None and distractor is None:
         return None
     if target is None or distractor is None:

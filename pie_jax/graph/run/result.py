@@ -19,7 +19,7 @@ from pie_jax.graph.page import write_page
 from pie_jax.graph.prune import scores as graph_scores
 from pie_jax.graph.run.validate import VALIDATION, Validation, save_validation, validate
 from pie_jax.graph.tables import write_tables
-from pie_jax.graph.types import Graph, Pruned
+from pie_jax.graph.types import Graph, Notes, Pruned
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.results.resumable_folder import make_folder
 from pie_jax.transcoders.store import Transcoder
@@ -55,7 +55,7 @@ class GraphResult:
     asked for. `kl` is KL(clean || circuit) in nats of a circuit's graph, None for a prompt's;
     `inactive` counts occurrences of the circuit that are active in the corrupted prompt alone and
     so are no nodes. `promoted` tokens are by (layer, feature); `page` is the page's path, None
-    where nothing was written.
+    where nothing was written. `notes` say more of a task's graph and of a difference.
     """
 
     graph: Graph
@@ -68,6 +68,7 @@ class GraphResult:
     kl: float | None = None
     inactive: int = 0
     page: Path | None = None
+    notes: Notes = field(default_factory=Notes)
 
     def nodes(self) -> list[Node]:
         """Return the kept nodes."""
@@ -114,8 +115,10 @@ def write(
     title: str,
     slug: str,
     shares: tuple[float, float],
+    prompt: str | None = None,
 ) -> Path:
-    """Write the page, the JSON and the tables into a folder, and return the page's path.
+    """Write the page, the JSON and the tables into a folder, and return the page's path; `prompt`
+    is what they say where the graph's tokens are none.
 
     Raises `InputError` where the folder cannot be written to.
     """
@@ -132,21 +135,25 @@ def write(
         promoted=result.promoted,
         read=lambda window: window_text(model.tokenizer, window),
         measured=() if checked is None else checked.measured(),
+        notes=result.notes,
         title=title,
+        prompt=prompt,
     )
     write_json(
         out / JSON,
         graph,
         pruned,
         slug=slug,
+        prompt=prompt,
         scan=transcoder.name,
         labels=texts.labels,
         scores=texts.scores,
         vocab_size=model.config.vocab_size,
         node_threshold=shares[0],
         edge_threshold=shares[1],
+        notes=result.notes,
     )
-    write_tables(out, [(0, graph, pruned)], texts.labels)
+    write_tables(out, [(0, graph, pruned)], texts.labels, result.notes)
     if checked is None:
         # An earlier graph's would be taken for this one's.
         (out / VALIDATION).unlink(missing_ok=True)

@@ -91,7 +91,8 @@ class Validation:
 def validate(
     model: LanguageModel, transcoder: Transcoder, graph: Graph, pruned: Pruned, most: int
 ) -> Validation:
-    """Remove the `most` influential kept features one by one, and measure what the targets do.
+    """Remove the `most` influential kept features one by one, and measure what the targets do; in a
+    graph of changes, set them to their activation in the corrupted prompt.
 
     Raises `InputError` for targets that are neither tokens nor the difference of two.
     """
@@ -99,10 +100,16 @@ def validate(
     order = np.argsort(pruned.influence[kept], kind="stable")
     node = kept[order][:most]
     ids, weights = _tokens(graph)
+    removed = np.zeros(len(graph.layer)) if graph.corrupted is None else graph.corrupted.activation
     lists = [
-        [Change(int(graph.layer[n]), int(graph.feature[n]), int(graph.position[n]), remove=True)]
+        [
+            Change(
+                int(graph.layer[n]), int(graph.feature[n]), int(graph.position[n]),
+                value=float(removed[n]),
+            )
+        ]
         for n in node
-    ]
+    ]  # fmt: skip
     changes = {}
     for freeze in FREEZES:
         found = np.zeros((len(node), len(graph.targets)), np.float32)

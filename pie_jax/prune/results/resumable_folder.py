@@ -155,6 +155,15 @@ def load_result(path: str | Path) -> PruneResult:
     return PruneResult(**tables, record=record)
 
 
+def scope_of(path: str | Path) -> str:
+    """Return the scope of a run, "prompt" or "task"; raises `InputError` where there is no run."""
+    try:
+        record = json.loads((Path(path) / _RECORD).read_text(encoding="utf-8"))
+        return str(record["config"].get("scope", "prompt"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a results folder of `pie-jax prune`.") from error
+
+
 def read_tables(
     folder: Path, names: Sequence[str], scope: str
 ) -> tuple[dict[str, pa.Table], dict[str, Any]]:

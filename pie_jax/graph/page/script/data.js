@@ -26,7 +26,10 @@ const sign = (value) => (value < 0 ? "negative" : "positive");
 // What a node is called where there is room for a few words.
 function nameOf(node) {
   if (node.kind === TOKEN) return `token ${data.tokens[node.position]}`;
-  if (node.kind === TARGET) return `${data.targets[node.target][0]} (${percent(data.targets[node.target][1])})`;
+  if (node.kind === TARGET) {
+    const [label, probability] = data.targets[node.target];
+    return probability === null ? label : `${label} (${percent(probability)})`;
+  }
   if (node.kind === ERROR) return "error";
   return node.about.label || (node.about.tokens.length && node.about.tokens[0].length
     ? `→ ${node.about.tokens[0].slice(0, 3).join(" ")}` : `feature ${node.feature}`);

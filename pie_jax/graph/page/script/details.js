@@ -28,10 +28,17 @@ function aboutParts(node, windows) {
 
 function numbersOf(node) {
   const parts = [];
-  if (node.activation !== null) parts.push(`activation ${number(node.activation)}`);
+  if (node.activation !== null) parts.push(`${data.changes ? "change of activation" : "activation"} ${number(node.activation)}`);
   if (node.influence !== null) parts.push(`within the strongest ${percent(node.influence)} of influence`);
-  if (node.kind === TARGET) parts.push(`probability ${percent(data.targets[node.target][1])}`);
-  return parts.join(", ");
+  if (node.kind === TARGET && data.targets[node.target][1] !== null) parts.push(`probability ${percent(data.targets[node.target][1])}`);
+  const noted = notesOf(data.notes, node.i);
+  return [...parts, ...noted ? [noted] : []].join(", ");
+}
+
+// What else is known of a node or an edge: shares of prompts, or both of two graphs.
+function notesOf(notes, i) {
+  if (Object.values(notes).every((values) => values[i] === null)) return "";
+  return Object.entries(notes).map(([name, values]) => `${name} ${name === "prompts" ? percent(values[i]) : number(values[i])}`).join(", ");
 }
 
 function showTip(node, x, y, item) {
@@ -58,10 +65,12 @@ function edgeList(title, list, end, note) {
     const bar = make("span", { kind: `bar ${sign(edges.weight[e])}` });
     bar.style.width = `${largest ? Math.max(2, 64 * edges.share[e] / largest) : 0}px`;
     const entry = button("", () => change({ current: node }), "entry");
+    const noted = notesOf(edges.notes, e);
     entry.title = shorten(placeOf(node), 200);
     entry.append(bar, make("span", { kind: "name", text: shorten(`${nameOf(node)}`, 120) }),
       make("span", { kind: "where", text: spotOf(node) }),
-      make("span", { kind: "share", text: `${edges.weight[e] < 0 ? "−" : ""}${percent(edges.share[e])} · ${number(edges.weight[e])}` }));
+      make("span", { kind: "share", text: `${edges.weight[e] < 0 ? "−" : ""}${percent(edges.share[e])} · ${number(edges.weight[e])}` }),
+      ...noted ? [make("span", { kind: "noted", text: noted })] : []);
     return entry;
   });
   const rest = list.length > LISTED ? [make("p", { kind: "note", text: `and ${(list.length - LISTED).toLocaleString("en")} weaker ones` })] : [];
@@ -89,7 +98,7 @@ function measuredPart(node) {
   const title = make("h3", { text: "Measured against predicted" });
   const rows = data.measured[node.i];
   if (!rows) return [make("div", {}, title, make("p", { kind: "note", text: "not measured for this node" }))];
-  const table = make("table", {}, make("thead", {}, make("tr", {}, ...["activation ×", "target", "predicted", "measured"].map((text) => make("th", { text })))));
+  const table = make("table", {}, make("thead", {}, make("tr", {}, ...[data.changes ? "change ×" : "activation ×", "target", "predicted", "measured"].map((text) => make("th", { text })))));
   table.append(make("tbody", {}, ...rows.map(([target, factor, predicted, measured]) => make("tr", {},
     make("td", { text: number(factor), kind: "num" }), make("td", { text: shorten(data.targets[target][0], 24) }),
     make("td", { text: number(predicted), kind: "num" }), make("td", { text: number(measured), kind: "num" })))));

@@ -44,7 +44,7 @@ byId("strongest").addEventListener("click", strongest);
 byId("clear").addEventListener("click", () => change({ pinned: [] }));
 byId("copy").addEventListener("click", copyLink);
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.target.matches("input")) return;
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
   event.preventDefault();
   byId("query").focus();
 });

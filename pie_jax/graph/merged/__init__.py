@@ -1,0 +1,1 @@
+"""One graph of several: of a task's prompts, or the difference of two."""
