@@ -55,7 +55,7 @@ def test_occurrences_that_no_corruption_changes_are_no_candidates(case: Case):
 
 
 def test_a_tile_holds_candidates_of_one_position(case: Case):
-    index, place = (np.asarray(x) for x in (case.space.occurrence, case.space.position))
+    index, place = (np.asarray(x) for x in (case.space.occurrence, case.space.place))
     position = np.asarray(case.inputs.problem.writes.position)
     for prompt in range(case.prompts):
         for tile, at in zip(index[prompt].reshape(-1, TILE), place[prompt], strict=True):
