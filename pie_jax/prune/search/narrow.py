@@ -45,9 +45,7 @@ def narrowed(
     index, where = tiles(highest(fetch(score), real, most), place)
     of = inputs.put(index)
     rows, delta, score, occurrence = _taken((space.rows, space.delta, score, space.occurrence), of)
-    narrow = space._replace(
-        occurrence=occurrence, place=inputs.put(where), rows=rows, delta=delta
-    )
+    narrow = space._replace(occurrence=occurrence, place=inputs.put(where), rows=rows, delta=delta)
     return Narrower(narrow, score, of)
 
 

@@ -31,6 +31,8 @@ from pie_jax.prune.search.clean_run import CleanRun, open_window, window_kl
 
 TILE = 16
 _LEAST_TILES = 32
+# Positions of prompts side by side that make a matrix product fast.
+_LEAST_ROWS = 64
 # Points of the path from nothing to everything by which candidates are chosen.
 _POINTS = (0.0, 0.25, 0.5, 0.75)
 _EXACT = jax.lax.Precision.HIGHEST
@@ -121,15 +123,17 @@ def _at_places(gradient: Float[Array, "S M L W D"], space: Space) -> Float[Array
 
 
 def search_space(inputs: BatchEvaluator, most: int) -> Space:
-    """Return the candidates of a batch: at most `most` a prompt, the best by gradients on a path.
+    """Return the candidates of a batch: the best by gradients on a path, at most `most` a prompt
+    with rows of all layers, and more in proportion where rows hold their own layer alone.
 
     An occurrence that no corruption changes is no candidate: keeping it changes nothing.
     """
     problem, window = inputs.problem, _windows(inputs.problem)
+    place, width = _places(problem)
+    most = most * problem.sizes[0] // width
     live = (fetch(problem.delta) != 0).any(axis=1) & inputs.occurrences.valid
     if live.sum(axis=1).max(initial=0) > most:
         live = highest(fetch(_path_scores(problem, window, inputs.total)), live, most)
-    place, width = _places(problem)
     index, of_tile = tiles(live, place)
     return _gather(problem, window, inputs.total, inputs.put(index), inputs.put(of_tile), width)
 
@@ -237,9 +241,17 @@ def _gather(
 
 
 def side_by_side(inputs: BatchEvaluator, circuits: int) -> int:
-    """Return how many prompts with so many circuits each fit `chunk_bytes`; it divides B."""
-    batch = len(inputs.rows)
+    """Return how many prompts with so many circuits each fit `chunk_bytes`; it divides B.
+
+    Where the model's weights do not fit themselves, reading them is what costs: at least so many
+    prompts that their positions share it.
+    """
+    batch, config = len(inputs.rows), inputs.problem.model.config
     fit = batch * inputs.side_by_side() // (KEPT_BY_GRADIENT * circuits)
+    weights = 4 * config.num_layers * config.d_model * (3 * config.d_mlp + 2 * config.d_model)
+    if weights > inputs.options.bytes_at_once():
+        rows = circuits * inputs.problem.delta.shape[1] * inputs.problem.sizes[1]
+        fit = max(fit, _LEAST_ROWS // rows)
     return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, fit))
 
 
