@@ -1,9 +1,10 @@
 """The best circuit of every budget, from the smallest up: each may hold on to the one before it.
 
 What a budget chooses from, by exact KL: the grown circuit; those of FAP and RelP; the circuit of
-the budget before, completed by the largest scores; and one learned from there. A first-order gain at a
-circuit says what to add next, but many additions that each lower KL overshoot together. Scores by
-magnitude keep what pulls either way, and hold where a circuit is a good part of everything.
+the budget before, completed by the largest scores; and one that is learned, which goes on from
+that one where it is well below the grown one. A first-order gain at a circuit says what to add
+next, but many additions that each lower KL overshoot together. Scores by magnitude keep what pulls
+either way, and hold where a circuit is a good part of everything.
 
 Shapes: B batch, S budgets, P candidates, K the largest budget. All on the host.
 """
@@ -30,8 +31,9 @@ from pie_jax.prune.search.space import Space, circuit_kl, map_prompts, side_by_s
 
 # KL of a circuit, as a share of that with nothing kept, below which it is not improved.
 SOLVED = 0.001
-# What a member of the best circuit so far has on top of its logit; learning's share of the rate.
-_HELD, _RATE = 0.3, 0.5
+# Learning goes on where the circuit before has at most so much of the grown one's KL. Then a member
+# of the best circuit so far has so much on top of its logit, and so much is left of the rate.
+_AHEAD, _HELD, _ON = 0.8, 0.3, 0.5
 
 
 class Choice(NamedTuple):
@@ -49,6 +51,7 @@ def climb(search: Search) -> Circuits:
     learning = _Learning(search)
     found: dict[int, Choice] = {}
     best: Choice | None = None
+    ahead = np.zeros(len(null), bool)
     for s in order.tolist():
         size, before = search.budgets[s], best
         best = Choice(*(fetch(part)[:, s] for part in search.grown))
@@ -57,8 +60,10 @@ def climb(search: Search) -> Circuits:
             longer = [_completed(search, before, by, size) for by in _completing(search)]
             best = _better(best, _best_of_two(search, best, longer), open_)
         if (open_ := best.kl > SOLVED * null).any():
-            best = _better(best, learning.step(size, best.members, open_), open_)
+            learned = learning.step(size, best.members, ahead, open_)
+            best = _better(best, learned, open_)
         found[s] = best
+        ahead = best.kl < _AHEAD * fetch(search.grown.kl)[:, s]
     put = search.inputs.put
     parts = zip(*(found[s] for s in range(len(order))), strict=True)
     return Circuits(*(put(np.stack(part, axis=1)) for part in parts))
@@ -114,30 +119,30 @@ def _better(old: Choice, new: Choice, use: np.ndarray | bool = True) -> Choice:
 
 
 class _Learning:
-    """Learning that goes on from budget to budget: what one saw of the gains serves the next.
-
-    It starts from what candidates are worth; the best circuit so far is held by a `_HELD` on top.
-    """
+    """Learning among the candidates of most worth, from what they are worth, or from where the
+    budget before ended."""
 
     def __init__(self, search: Search):
         self._search = search
         most = search.most_learned()
         self._narrow = narrowed(search.inputs, search.space, search.worth, most)
         nothing = jnp.zeros_like(self._narrow.score)[:, None]
-        self._logits = fetch(jax.vmap(warm_logits)(nothing, self._narrow.score))
+        self._start = self._last = fetch(jax.vmap(warm_logits)(nothing, self._narrow.score))
 
-    def step(self, size: int, held: np.ndarray, use: np.ndarray) -> Choice:
-        """Return the best circuit [B, K] seen from one that is `held` on; prompts that are not in
-        `use` [B] learn nothing from it."""
+    def step(self, size: int, held: np.ndarray, on: np.ndarray, use: np.ndarray) -> Choice:
+        """Return the best circuit seen, [B, K]; those in `on` [B] go on from their last logits and
+        hold on to a circuit `held` [B, K], and those not in `use` [B] learn nothing for later."""
         search, of = self._search, fetch(self._narrow.of)
         mask = _mask(held, search.space.occurrence.shape[1])
-        mask = (of >= 0) & np.take_along_axis(mask, np.maximum(of, 0), axis=1)
-        bonus = (_HELD * mask[:, None]).astype(np.float32)
-        settings = search.settings((size,), rate=_RATE * search.options.rate)
-        logits = search.inputs.put(self._logits + bonus)
-        found, after = learn(self._narrow.space, logits, *settings)
+        mask = on[:, None] & (of >= 0) & np.take_along_axis(mask, np.maximum(of, 0), axis=1)
+        bonus = np.float32(_HELD) * mask[:, None]
+        logits = np.where(on[:, None, None], self._last, self._start) + bonus
+        rate = np.where(on, np.float32(_ON), np.float32(1)) * np.float32(search.options.rate)
+        put = search.inputs.put
+        settings = search.settings((size,), put(rate))
+        found, after = learn(self._narrow.space, put(logits), *settings)
         # What a prompt gets does not depend on the others of its batch.
-        self._logits = np.where(use[:, None, None], fetch(after) - bonus, self._logits)
+        self._last = np.where(use[:, None, None], fetch(after) - bonus, self._last)
         return Choice(*(fetch(part)[:, 0] for part in self._narrow.widened(found)))
 
 

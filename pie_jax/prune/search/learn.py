@@ -58,7 +58,7 @@ def learn(
     space: Space,
     logits: Float[Array, "B S P"],
     sizes: Int[Array, " S"],
-    rate: Float[Array, ""],
+    rate: Float[Array, " B"],
     most: int,
     steps: int,
     chunk: int,
@@ -67,11 +67,11 @@ def learn(
     included; and the logits in the end.
 
     Logits move by momentum on gradients of one length each, with steps that fall linearly from
-    `rate` to nothing; a prompt stops when none of its circuits gets better.
+    each prompt's `rate` to nothing; a prompt stops when none of its circuits gets better.
     """
     moves = optimiser(steps)
 
-    def one(space: Space, logits: Array) -> tuple[Circuits, Array]:
+    def one(space: Space, logits: Array, rate: Array) -> tuple[Circuits, Array]:
         def advance(state: _State) -> _State:
             usable = jnp.where(space.real, state.logits, -jnp.inf)
             members = jax.vmap(partial(largest_members, most=most))(usable, sizes)
@@ -96,4 +96,4 @@ def learn(
         end = jax.lax.while_loop(going, advance, start)
         return end.best, end.logits
 
-    return map_prompts(one, chunk, space, logits)
+    return map_prompts(one, chunk, space, logits, rate)

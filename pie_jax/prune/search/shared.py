@@ -57,16 +57,18 @@ class Search:
         learn.ahead(self.space, logits, *self.settings(self.budgets[:1]))
 
     def most_learned(self) -> int:
-        return max(LEARNED, LEARNED_EACH * max(self.budgets))
+        """Return how many candidates are learned among: more where rows are short."""
+        return max(LEARNED, LEARNED_EACH * max(self.budgets)) * self.space.own_layers
 
     def settings(
-        self, budgets: tuple[int, ...], rate: float | None = None
+        self, budgets: tuple[int, ...], rate: Float[Array, " B"] | None = None
     ) -> tuple[Array, Array, int, int, int]:
         """Return what `learn` takes beside a space and logits; the `rate` asked for, or this."""
-        sizes = jnp.asarray(budgets)
-        rate = self.options.rate if rate is None else rate
+        if rate is None:
+            usual = np.full(len(self.inputs.rows), self.options.rate, np.float32)
+            rate = self.inputs.put(usual)
         chunk = side_by_side(self.inputs, len(budgets))
-        return sizes, jnp.float32(rate), max(self.budgets), self.options.steps, chunk
+        return jnp.asarray(budgets), rate, max(self.budgets), self.options.steps, chunk
 
     def learned_from_grown(self) -> Circuits:
         """Return circuits learned from the grown ones."""

@@ -61,6 +61,12 @@ class Space(NamedTuple):
         """Return which candidates are no padding."""
         return self.occurrence >= 0
 
+    @property
+    def own_layers(self) -> int:
+        """Return L / O: how many of the model's layers have rows of their own, 1 where each row
+        holds all of them."""
+        return self.total.shape[-3] * self.total.shape[-1] // self.rows.shape[-1]
+
 
 def change_of(
     space: Space, members: Int[Array, " K"], share: Float[Array, " K"] | None = None
@@ -68,8 +74,8 @@ def change_of(
     """Return the `mlp_delta` that keeps a circuit's members, -1 for none, and removes the rest;
     with `share`, each member to a share of its change."""
     corruptions, layers, size, d = space.total.shape
-    width = space.rows.shape[-1] // d
-    places = layers // width * size
+    width = layers // space.own_layers
+    places = space.own_layers * size
     at = jnp.maximum(members, 0)
     weight = space.delta[:, at] * (members >= 0)
     if share is not None:
@@ -114,7 +120,7 @@ def kl_and_gain(
 def _at_places(gradient: Float[Array, "S M L W D"], space: Space) -> Float[Array, "S M I OD"]:
     """Return the part of each gradient that a tile's rows meet."""
     circuits, corruptions, layers, size, d = gradient.shape
-    width = space.rows.shape[-1] // d
+    width = layers // space.own_layers
     if width == layers:
         each = jnp.moveaxis(gradient[:, :, :, space.place], 3, 2)
     else:
