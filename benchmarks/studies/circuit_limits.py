@@ -32,6 +32,7 @@ from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING, Selection
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.search.climb import climb
 from pie_jax.prune.search.shared import Search
 from pie_jax.prune.search.space import Space, circuit_kl
 from pie_jax.prune.step import Pruner
@@ -74,7 +75,7 @@ def enumerated(inputs: BatchEvaluator) -> list[dict[str, Any]]:
     """Return for every prompt and size the KL of `auto`, the least of all circuits among the best
     candidates by what they are worth on the path, and with nothing kept."""
     search = Search(inputs, tuple(size for size, _ in _ENUMERATED))
-    kl = np.asarray(search.learned_from_gains().kl)
+    kl = np.asarray(climb(search).kl)
     rows = []
     for prompt in range(len(inputs.rows)):
         space = _of_prompt(search.space, prompt)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pie_jax.devices.programs import program
 from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.search.space import Space, kl_and_gain
 
@@ -30,21 +29,6 @@ def measure(space: Space, members: Int[Array, "S K"]) -> tuple[Circuits, Float[A
     kl, gain = kl_and_gain(space, members)
     own = jnp.take_along_axis(gain, jnp.maximum(members, 0), axis=1)
     return Circuits(members, kl, jnp.where(members >= 0, own, 0.0)), gain
-
-
-@program()
-def replaced(
-    circuits: Circuits, at: Int[Array, ""], found: Circuits, use: Bool[Array, " B"]
-) -> Circuits:
-    """Return circuits [B, S] with those of `found` [B, 1] at place `at` where `use` is set and
-    their KL is lower."""
-    better = use & (found.kl[:, 0] < circuits.kl[:, at])
-
-    def pick(old: Array, new: Array) -> Array:
-        chosen = better.reshape(-1, *[1] * (new.ndim - 2))
-        return old.at[:, at].set(jnp.where(chosen, new[:, 0], old[:, at]))
-
-    return jax.tree.map(pick, circuits, found)
 
 
 def largest_members(score: Float[Array, " P"], size: Int[Array, ""], most: int) -> Int[Array, " K"]:

@@ -1,7 +1,4 @@
-"""Circuits of the cheap gradient scores, where they do better than what a search found.
-
-A search looks among some candidates and learns from first-order gains, which fails where a circuit
-holds a good part of everything. Scores at the clean run are at their best there.
+"""Circuits of the cheap gradient scores among all occurrences, where a search saw only some.
 
 Shapes: B batch, S budgets, K the largest budget.
 """
@@ -17,7 +14,7 @@ from pie_jax.prune.engine.top_scores import top_selections
 from pie_jax.prune.search.circuits import Circuits
 
 # FAP and RelP: one gradient each.
-_RULES = ("frozen", "relp")
+RULES = ("frozen", "relp")
 
 
 def best_of(
@@ -26,7 +23,7 @@ def best_of(
     """Return for every prompt and budget the kept set of the least exact KL: the one `found`, whose
     `kl` is [B, S] in nats, or that of a gradient score; of equal ones, the one found."""
     choices = [found]
-    for rule in _RULES:
+    for rule in RULES:
         choices.append(top_selections(inputs, inputs.attribution(rule), budgets))
     scored = inputs.kl_last(_stacked([one for choice in choices[1:] for one in choice], budgets))
     every = np.concatenate([kl, scored], axis=1)

@@ -58,20 +58,20 @@ def learn(
     space: Space,
     logits: Float[Array, "B S P"],
     sizes: Int[Array, " S"],
-    rate: Float[Array, ""],
+    rate: Float[Array, " B"],
     most: int,
     steps: int,
     chunk: int,
-) -> Circuits:
+) -> tuple[Circuits, Float[Array, "B S P"]]:
     """Return the best circuits of `sizes` [S] members, at most `most`, seen on the way, the start's
-    included.
+    included; and the logits in the end.
 
     Logits move by momentum on gradients of one length each, with steps that fall linearly from
-    `rate` to nothing; a prompt stops when none of its circuits gets better.
+    each prompt's `rate` to nothing; a prompt stops when none of its circuits gets better.
     """
     moves = optimiser(steps)
 
-    def one(space: Space, logits: Array) -> Circuits:
+    def one(space: Space, logits: Array, rate: Array) -> tuple[Circuits, Array]:
         def advance(state: _State) -> _State:
             usable = jnp.where(space.real, state.logits, -jnp.inf)
             members = jax.vmap(partial(largest_members, most=most))(usable, sizes)
@@ -93,6 +93,7 @@ def learn(
         )
         start = _State(jnp.int32(0), jnp.int32(0), logits, moves.init(logits), none)
         going = lambda state: (state.step < steps) & (state.stale < PATIENCE)  # noqa: E731
-        return jax.lax.while_loop(going, advance, start).best
+        end = jax.lax.while_loop(going, advance, start)
+        return end.best, end.logits
 
-    return map_prompts(one, chunk, space, logits)
+    return map_prompts(one, chunk, space, logits, rate)

@@ -41,13 +41,11 @@ def narrowed(
     if real.sum(axis=1).max(initial=0) <= most:
         index = np.broadcast_to(np.arange(real.shape[1], dtype=np.int32), real.shape)
         return Narrower(space, score, inputs.put(index))
-    position = np.repeat(fetch(space.position), TILE, axis=1)
-    index, where = tiles(highest(fetch(score), real, most), position)
+    place = np.repeat(fetch(space.place), TILE, axis=1)
+    index, where = tiles(highest(fetch(score), real, most), place)
     of = inputs.put(index)
     rows, delta, score, occurrence = _taken((space.rows, space.delta, score, space.occurrence), of)
-    narrow = space._replace(
-        occurrence=occurrence, position=inputs.put(where), rows=rows, delta=delta
-    )
+    narrow = space._replace(occurrence=occurrence, place=inputs.put(where), rows=rows, delta=delta)
     return Narrower(narrow, score, of)
 
 

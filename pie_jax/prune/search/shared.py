@@ -13,17 +13,14 @@ from jaxtyping import Array, Float
 from pie_jax.devices.mesh import fetch, mesh_of
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING, Selection, pad
-from pie_jax.prune.search.circuits import Circuits, is_member, replaced
+from pie_jax.prune.search.circuits import Circuits, is_member
 from pie_jax.prune.search.exchange import BEST, WEAKEST, exchange
 from pie_jax.prune.search.grow import grow, stage_ends
 from pie_jax.prune.search.learn import learn, warm_logits
-from pie_jax.prune.search.narrow import narrowed
 from pie_jax.prune.search.space import Space, search_space, side_by_side
 
 # Candidates, of the most worth, that learning from worth chooses from; at least so many a member.
 LEARNED, LEARNED_EACH = 512, 4
-# KL of a grown circuit, as a share of that with nothing kept, below which learning is not tried.
-SOLVED = 0.001
 
 
 class Search:
@@ -47,49 +44,37 @@ class Search:
         path = grow(self.space, jnp.asarray(ends), max(budgets), side_by_side(inputs, 1))
         at = np.array([ends.index(budget) for budget in budgets])
         self.grown: Circuits = jax.tree.map(lambda each: each[:, at], path.circuits)
-        # What a candidate is worth on the whole way, for the start of learning.
+        # What a candidate is worth on the whole way.
         self.null, self.worth = path.null, path.worth
 
     def _compile_learning(self) -> None:
         """Compile learning while the path is compiled and grown, where all candidates take part."""
         batch, count = self.space.occurrence.shape
         real = fetch(self.space.real).sum(axis=1).max(initial=0)
-        if real > self._most() or mesh_of(self.space.delta) is not None:
+        if real > self.most_learned() or mesh_of(self.space.delta) is not None:
             return
         logits = jax.ShapeDtypeStruct((batch, 1, count), np.float32)
-        learn.ahead(self.space, logits, *self._settings(self.budgets[:1]))
+        learn.ahead(self.space, logits, *self.settings(self.budgets[:1]))
 
-    def _most(self) -> int:
-        return max(LEARNED, LEARNED_EACH * max(self.budgets))
+    def most_learned(self) -> int:
+        """Return how many candidates are learned among: more where rows are short."""
+        return max(LEARNED, LEARNED_EACH * max(self.budgets)) * self.space.own_layers
 
-    def _settings(self, budgets: tuple[int, ...]) -> tuple[Array, Array, int, int, int]:
-        """Return what `learn` takes beside a space and logits."""
-        sizes, rate = jnp.asarray(budgets), jnp.float32(self.options.rate)
+    def settings(
+        self, budgets: tuple[int, ...], rate: Float[Array, " B"] | None = None
+    ) -> tuple[Array, Array, int, int, int]:
+        """Return what `learn` takes beside a space and logits; the `rate` asked for, or this."""
+        if rate is None:
+            usual = np.full(len(self.inputs.rows), self.options.rate, np.float32)
+            rate = self.inputs.put(usual)
         chunk = side_by_side(self.inputs, len(budgets))
-        return sizes, rate, max(self.budgets), self.options.steps, chunk
+        return jnp.asarray(budgets), rate, max(self.budgets), self.options.steps, chunk
 
     def learned_from_grown(self) -> Circuits:
         """Return circuits learned from the grown ones."""
         count = self.space.occurrence.shape[1]
         start = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(self.grown.members)
         return self._learned(self.space, start.astype(jnp.float32), self.worth, self.budgets)
-
-    def learned_from_gains(self) -> Circuits:
-        """Return the grown circuits, and where KL has not all but gone, better ones learned from
-        what candidates are worth."""
-        open_ = fetch(self.grown.kl) > SOLVED * fetch(self.null)[:, None]
-        best = self.grown
-        if not open_.any():
-            return best
-        narrow = narrowed(self.inputs, self.space, self.worth, self._most())
-        # One budget at a time: however many are open, no other program.
-        for s in np.flatnonzero(open_.any(axis=0)).tolist():
-            start = jnp.zeros((len(open_), 1, narrow.score.shape[1]))
-            found = self._learned(narrow.space, start, narrow.score, self.budgets[s : s + 1])
-            # What a prompt gets does not depend on the others of its batch.
-            use = self.inputs.put(open_[:, s])
-            best = replaced(best, jnp.int32(s), narrow.widened(found), use)
-        return best
 
     def _learned(
         self,
@@ -99,7 +84,18 @@ class Search:
         budgets: tuple[int, ...],
     ) -> Circuits:
         logits = jax.vmap(warm_logits)(start, worth)
-        return learn(space, logits, *self._settings(budgets))
+        return learn(space, logits, *self.settings(budgets))[0]
+
+    def of_candidates(self, score: Float[np.ndarray, "B N"]) -> Float[np.ndarray, "B P"]:
+        """Return the scores of candidates, from those of all occurrences; 0 for padding."""
+        index = fetch(self.space.occurrence)
+        return np.where(index >= 0, np.take_along_axis(score, np.maximum(index, 0), axis=1), 0.0)
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every occurrence that changes is a candidate."""
+        changes = (self.inputs.occurrences.delta != 0).any(axis=1) & self.inputs.occurrences.valid
+        return bool((changes.sum(axis=1) <= fetch(self.space.real).sum(axis=1)).all())
 
     def exchanged(self, circuits: Circuits) -> Circuits:
         """Return circuits after the exchanges asked for."""

@@ -1,10 +1,12 @@
 """The space of a search for circuits: the most promising occurrences, in a short window.
 
-Candidates stand in tiles of one position each, so that a gradient's product with all of them, and
-what they write together, are small matrix products that read every row once.
+Candidates stand in tiles of one place each, so that a gradient's product with all of them, and
+what they write together, are small matrix products that read every row once. A place is a position;
+where features write to their own layer alone, a layer and a position, and rows hold that layer's
+write instead of mostly zeros.
 
-Shapes: B batch, M corruptions, N occurrences, I tiles, P = I x TILE candidates, L layers,
-W positions of the window, D model.
+Shapes: B batch, M corruptions, N occurrences, I tiles, P = I x TILE candidates, L layers, O layers
+of a row (L, or 1), W positions of the window, Q = L / O x W places, D model.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from pie_jax.prune.search.clean_run import CleanRun, open_window, window_kl
 
 TILE = 16
 _LEAST_TILES = 32
+# Positions of prompts side by side that make a matrix product fast.
+_LEAST_ROWS = 64
 # Points of the path from nothing to everything by which candidates are chosen.
 _POINTS = (0.0, 0.25, 0.5, 0.75)
 _EXACT = jax.lax.Precision.HIGHEST
@@ -39,16 +43,16 @@ KEPT_BY_GRADIENT = 8
 class Space(NamedTuple):
     """One prompt's candidates and what they write; of a batch, [B, ...] but for the shared `model`.
 
-    `occurrence` [P] which ones, -1 for padding; `position` [I] of each tile in the window; `rows`
-    [I, TILE, L x D] what each writes per unit; `delta` [M, P]; `total` [M, L, W, D] what all
+    `occurrence` [P] which ones, -1 for padding; `place` [I] of each tile in the window; `rows`
+    [I, TILE, O x D] what each writes per unit; `delta` [M, P]; `total` [M, L, W, D] what all
     occurrences write together.
     """
 
     model: Transformer
     window: CleanRun
     occurrence: Int[Array, "*B P"]
-    position: Int[Array, "*B I"]
-    rows: Float[Array, "*B I tile LD"]
+    place: Int[Array, "*B I"]
+    rows: Float[Array, "*B I tile OD"]
     delta: Float[Array, "*B M P"]
     total: Float[Array, "*B M L W D"]
 
@@ -57,6 +61,12 @@ class Space(NamedTuple):
         """Return which candidates are no padding."""
         return self.occurrence >= 0
 
+    @property
+    def own_layers(self) -> int:
+        """Return L / O: how many of the model's layers have rows of their own, 1 where each row
+        holds all of them."""
+        return self.total.shape[-3] * self.total.shape[-1] // self.rows.shape[-1]
+
 
 def change_of(
     space: Space, members: Int[Array, " K"], share: Float[Array, " K"] | None = None
@@ -64,14 +74,17 @@ def change_of(
     """Return the `mlp_delta` that keeps a circuit's members, -1 for none, and removes the rest;
     with `share`, each member to a share of its change."""
     corruptions, layers, size, d = space.total.shape
+    width = layers // space.own_layers
+    places = space.own_layers * size
     at = jnp.maximum(members, 0)
     weight = space.delta[:, at] * (members >= 0)
     if share is not None:
         weight = weight * share
-    rows = space.rows.reshape(-1, layers * d)[at]
-    here = jax.nn.one_hot(space.position[at // TILE], size, dtype=jnp.float32, axis=0)
+    rows = space.rows.reshape(-1, width * d)[at]
+    here = jax.nn.one_hot(space.place[at // TILE], places, dtype=jnp.float32, axis=0)
     kept = jnp.einsum("mqk,kx->mqx", here * weight[:, None], rows, precision=_EXACT)
-    return jnp.moveaxis(kept.reshape(corruptions, size, layers, d), 2, 1) - space.total
+    each = jnp.moveaxis(kept.reshape(corruptions, -1, size, width, d), 3, 2)
+    return each.reshape(space.total.shape) - space.total
 
 
 def kl_at(space: Space, change: Float[Array, "M L W D"]) -> Float[Array, ""]:
@@ -93,54 +106,78 @@ def kl_and_gain(
     """
     change = jax.vmap(partial(change_of, space))(members)
     value, gradient = jax.vmap(jax.value_and_grad(partial(kl_at, space)))(change)
-    here = jnp.moveaxis(gradient[:, :, :, space.position], 3, 2)
+    here = _at_places(gradient, space)
 
     # One after another: a product with one vector is several times faster than a narrow matrix's.
-    def product(of: Float[Array, "I LD"]) -> Float[Array, "I tile"]:
+    def product(of: Float[Array, "I OD"]) -> Float[Array, "I tile"]:
         return jnp.einsum("ix,icx->ic", of, space.rows, precision=_EXACT)
 
-    each = jax.lax.map(product, here.reshape(-1, len(space.position), space.rows.shape[-1]))
+    each = jax.lax.map(product, here.reshape(-1, *here.shape[2:]))
     gain = -(space.delta * each.reshape(len(members), *space.delta.shape)).sum(axis=1)
     return value, jnp.where(space.real, gain, -jnp.inf)
 
 
+def _at_places(gradient: Float[Array, "S M L W D"], space: Space) -> Float[Array, "S M I OD"]:
+    """Return the part of each gradient that a tile's rows meet."""
+    circuits, corruptions, layers, size, d = gradient.shape
+    width = layers // space.own_layers
+    if width == layers:
+        each = jnp.moveaxis(gradient[:, :, :, space.place], 3, 2)
+    else:
+        each = gradient[:, :, space.place // size, space.place % size]
+    return each.reshape(circuits, corruptions, len(space.place), width * d)
+
+
 def search_space(inputs: BatchEvaluator, most: int) -> Space:
-    """Return the candidates of a batch: at most `most` a prompt, the best by gradients on a path.
+    """Return the candidates of a batch: the best by gradients on a path, at most `most` a prompt
+    with rows of all layers, and more in proportion where rows hold their own layer alone.
 
     An occurrence that no corruption changes is no candidate: keeping it changes nothing.
     """
     problem, window = inputs.problem, _windows(inputs.problem)
+    place, width = _places(problem)
+    most = most * problem.sizes[0] // width
     live = (fetch(problem.delta) != 0).any(axis=1) & inputs.occurrences.valid
     if live.sum(axis=1).max(initial=0) > most:
         live = highest(fetch(_path_scores(problem, window, inputs.total)), live, most)
-    index, position = tiles(live, fetch(problem.writes.position))
-    return _gather(problem, window, inputs.total, inputs.put(index), inputs.put(position))
+    index, of_tile = tiles(live, place)
+    return _gather(problem, window, inputs.total, inputs.put(index), inputs.put(of_tile), width)
+
+
+def _places(problem: Problem) -> tuple[Int[np.ndarray, "B N"], int]:
+    """Return the place of every occurrence, and how many layers its row holds."""
+    layers, size = problem.sizes
+    first, last = fetch(problem.writes.first), fetch(problem.writes.last)
+    position = fetch(problem.writes.position)
+    if layers == 1 or (first != last).any():
+        return position, layers
+    return first * size + position, 1
 
 
 def tiles(
-    live: Bool[np.ndarray, "B N"], position: Int[np.ndarray, "B N"]
+    live: Bool[np.ndarray, "B N"], place: Int[np.ndarray, "B N"]
 ) -> tuple[Int[np.ndarray, "B P"], Int[np.ndarray, "B I"]]:
-    """Return the live occurrences by position, -1 for padding, and the position of each tile."""
-    rows = [_row(np.flatnonzero(one), at) for one, at in zip(live, position, strict=True)]
+    """Return the live occurrences by place, -1 for padding, and the place of each tile."""
+    rows = [_row(np.flatnonzero(one), at) for one, at in zip(live, place, strict=True)]
     count = bucket(max(len(index) for index, _ in rows) // TILE, _LEAST_TILES)
     index = np.full((len(rows), count * TILE), PADDING, np.int32)
     where = np.zeros((len(rows), count), np.int32)
-    for b, (members, positions) in enumerate(rows):
+    for b, (members, places) in enumerate(rows):
         index[b, : len(members)] = members
-        where[b, : len(positions)] = positions
+        where[b, : len(places)] = places
     return index, where
 
 
-def _row(members: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return one prompt's members, each position's padded to whole tiles, and tiles' positions."""
-    parts, positions = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    for at in np.unique(position[members]):
-        here = members[position[members] == at]
+def _row(members: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return one prompt's members, each place's padded to whole tiles, and tiles' places."""
+    parts, places = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    for at in np.unique(place[members]):
+        here = members[place[members] == at]
         part = np.full(multiple(len(here), TILE), PADDING, np.int32)
         part[: len(here)] = here
         parts.append(part)
-        positions.append(np.full(len(part) // TILE, at, np.int32))
-    return np.concatenate(parts), np.concatenate(positions)
+        places.append(np.full(len(part) // TILE, at, np.int32))
+    return np.concatenate(parts), np.concatenate(places)
 
 
 def highest(
@@ -185,27 +222,42 @@ def _path_scores(
     return over_prompts(one, problem, window, total)
 
 
-@program()
+@program("width")
 def _gather(
-    problem: Problem, window: CleanRun, total: Array, index: Int[Array, "B P"], position: Array
+    problem: Problem,
+    window: CleanRun,
+    total: Array,
+    index: Int[Array, "B P"],
+    place: Int[Array, "B I"],
+    width: int,
 ) -> Space:
-    layers = jnp.arange(total.shape[2])
-
     def one(problem: Problem, index: Array) -> tuple[Array, Array]:
         real = index >= 0
         writes = problem.writes.take(jnp.maximum(index, 0))
+        if width < total.shape[2]:
+            # Counted from each one's own layer.
+            writes = writes._replace(first=jnp.zeros_like(index), last=jnp.zeros_like(index))
+        layers = jnp.arange(width)
         rows = jax.vmap(lambda layer: writes.rows(problem.table, layer), out_axes=1)(layers)
         delta = jnp.where(real, problem.delta[:, jnp.maximum(index, 0)], 0.0)
         return rows.reshape(-1, TILE, rows.shape[1] * rows.shape[2]), delta
 
     rows, delta = over_prompts(one, problem, index)
-    return Space(problem.model, window, index, position, rows, delta, total)
+    return Space(problem.model, window, index, place, rows, delta, total)
 
 
 def side_by_side(inputs: BatchEvaluator, circuits: int) -> int:
-    """Return how many prompts with so many circuits each fit `chunk_bytes`; it divides B."""
-    batch = len(inputs.rows)
+    """Return how many prompts with so many circuits each fit `chunk_bytes`; it divides B.
+
+    Where the model's weights do not fit themselves, reading them is what costs: at least so many
+    prompts that their positions share it.
+    """
+    batch, config = len(inputs.rows), inputs.problem.model.config
     fit = batch * inputs.side_by_side() // (KEPT_BY_GRADIENT * circuits)
+    weights = 4 * config.num_layers * config.d_model * (3 * config.d_mlp + 2 * config.d_model)
+    if weights > inputs.options.bytes_at_once():
+        rows = circuits * inputs.problem.delta.shape[1] * inputs.problem.sizes[1]
+        fit = max(fit, _LEAST_ROWS // rows)
     return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, fit))
 
 

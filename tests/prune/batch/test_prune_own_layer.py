@@ -21,11 +21,13 @@ from prune_helpers import (
     tiny_pairs,
 )
 from safetensors.numpy import save_file
+from search_helpers import Case as SearchCase
 
 import pie_jax
 from pie_jax.models.gradient_rules import FROZEN
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.search.space import search_space
 from pie_jax.transcoders.store import Transcoder
 
 FEATURES, WIDTH = 20, 16
@@ -170,3 +172,20 @@ def test_exact_effects_and_circuits_write_to_their_own_layer(case: Case):
             assert behaviour["metric_complement"][0] == pytest.approx(
                 slow.metric(members), abs=TOLERANCE
             )
+
+
+def test_rows_of_the_search_hold_their_own_layer(case: Case):
+    inputs = prepare(case.model, case.transcoder, PAIRS, OPTIONS)
+    space = search_space(inputs, 4096)
+    assert space.own_layers == case.model.config.num_layers
+    assert space.rows.shape[-1] == WIDTH
+    search = SearchCase(inputs, case.transcoder, space)
+    for prompt in range(2):
+        members = search.real(prompt)[::3][:12].tolist()
+        assert search.kl(prompt, members) == pytest.approx(
+            search.slow_kl(prompt, members), abs=TOLERANCE
+        )
+        _, gain = search.kl_and_gain(prompt, members)
+        step, index = 1e-2, members[0]
+        up, down = (search.kl_with_share(prompt, members, index, x) for x in (step, -step))
+        assert gain[index] == pytest.approx((down - up) / (2 * step), rel=0.02, abs=2e-3)

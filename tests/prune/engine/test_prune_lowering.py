@@ -18,6 +18,7 @@ from pie_jax.prune.engine import evaluator as inputs
 from pie_jax.prune.engine.removals import sharded as shard_cones
 from pie_jax.prune.methods import METHODS, acdc, fap_hvp, integrated_gradients
 from pie_jax.prune.options import AcdcOptions, PruneOptions, SearchOptions, SynergyOptions
+from pie_jax.prune.search import climb as climbing
 from pie_jax.prune.search import path, space
 from pie_jax.prune.search import shared as found
 
@@ -34,7 +35,7 @@ CALLED: dict[str, ModuleType] = {
     "_gather": space,
     "grow": found,
     "learn": found,
-    "replaced": found,
+    "_kls": climbing,
     "_path": path,
     "scores_at": integrated_gradients,
     "interactions": fap_hvp,

@@ -17,12 +17,14 @@ from pie_jax.prune.checks import check_options
 from pie_jax.prune.engine.selection import PADDING, Selection
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions, SearchOptions
+from pie_jax.prune.search import climb as climbing
 from pie_jax.prune.search import shared as searches
-from pie_jax.prune.search.circuits import Circuits, is_member, replaced
+from pie_jax.prune.search.circuits import Circuits, is_member
+from pie_jax.prune.search.climb import SOLVED, climb
 from pie_jax.prune.search.exchange import exchange
 from pie_jax.prune.search.learn import learn, warm_logits
 from pie_jax.prune.search.narrow import narrowed
-from pie_jax.prune.search.shared import LEARNED, LEARNED_EACH, SOLVED, Search
+from pie_jax.prune.search.shared import LEARNED, LEARNED_EACH, Search
 from pie_jax.prune.search.space import TILE, search_space
 
 __all__ = ["case"]
@@ -56,7 +58,7 @@ def test_occurrences_that_no_corruption_changes_are_no_candidates(case: Case):
 
 
 def test_a_tile_holds_candidates_of_one_position(case: Case):
-    index, place = (np.asarray(x) for x in (case.space.occurrence, case.space.position))
+    index, place = (np.asarray(x) for x in (case.space.occurrence, case.space.place))
     position = np.asarray(case.inputs.problem.writes.position)
     for prompt in range(case.prompts):
         for tile, at in zip(index[prompt].reshape(-1, TILE), place[prompt], strict=True):
@@ -88,7 +90,8 @@ def learned(case: Case, start: np.ndarray, steps: int = 10) -> Circuits:
     worth = jnp.zeros((case.prompts, count))
     mask = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(jnp.asarray(start))
     logits = jax.vmap(warm_logits)(mask.astype(jnp.float32), worth)
-    return learn(case.space, logits, jnp.asarray(BUDGETS), jnp.float32(0.1), MOST, steps, 1)
+    rate = jnp.full(case.prompts, 0.1)
+    return learn(case.space, logits, jnp.asarray(BUDGETS), rate, MOST, steps, 1)[0]
 
 
 def starts(case: Case) -> np.ndarray:
@@ -158,17 +161,6 @@ def test_an_exchange_is_the_best_of_those_tried(case: Case):
     assert float(found.kl[0, 0]) == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_a_better_circuit_replaces_one_prompt_by_prompt():
-    old = Circuits(jnp.array([[[4], [5]], [[6], [7]]]), jnp.array([[0.9, 0.3], [0.9, 0.1]]), ONES)
-    new = Circuits(jnp.array([[[1]], [[2]]]), jnp.array([[0.2], [0.5]]), 2 * ONES[:, :1])
-    unused = replaced(old, jnp.int32(1), new, jnp.array([False, True]))
-    assert unused.members.tolist() == old.members.tolist()
-    best = replaced(old, jnp.int32(1), new, jnp.array([True, True]))
-    assert best.members.tolist() == [[[4], [1]], [[6], [7]]]
-    np.testing.assert_allclose(best.kl, [[0.9, 0.2], [0.9, 0.1]])
-    assert best.gain.tolist() == [[[1.0], [2.0]], [[1.0], [1.0]]]
-
-
 @pytest.mark.parametrize(("most", "each"), [(LEARNED, LEARNED_EACH), (24, 1), (1, 2)])
 def test_auto_is_grown_and_learned_where_that_is_better(
     case: Case, monkeypatch: pytest.MonkeyPatch, most: int, each: int
@@ -179,17 +171,37 @@ def test_auto_is_grown_and_learned_where_that_is_better(
     monkeypatch.setattr(searches, "LEARNED_EACH", each)
     inputs = case.inputs
     search = Search(inputs, BUDGETS, least=min(BUDGETS))
-    auto = search.learned_from_gains()
-    grown = np.asarray(search.grown.kl)
-    assert (np.asarray(auto.kl) <= grown).all()
-    assert (np.asarray(auto.kl) < grown - 1e-3).any()
+    auto = climb(search)
+    grown, kl = np.asarray(search.grown.kl), np.asarray(auto.kl)
+    assert (kl <= grown).all()
+    assert (kl < grown - 1e-3).any()
     for prompt in range(case.prompts):
-        check_measured(case, prompt, auto)
-        sizes = (np.asarray(auto.members)[prompt] >= 0).sum(axis=-1)
-        assert sizes.tolist() == list(BUDGETS)
-        solved = grown[prompt] <= SOLVED * float(search.null[prompt])
-        same = (np.asarray(auto.members) == np.asarray(search.grown.members)).all(axis=-1)[prompt]
-        assert same[solved].all()
+        circuits = listed(auto.members[prompt])
+        assert [len(circuit) for circuit in circuits] == list(BUDGETS)
+        np.testing.assert_allclose(kl[prompt], case.kls(prompt, circuits), atol=TOLERANCE)
+
+
+def test_a_solved_circuit_is_left_as_it_is(case: Case, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(climbing, "SOLVED", np.inf)
+    search = Search(case.inputs, BUDGETS, least=min(BUDGETS))
+    auto = climb(search)
+    same = (np.asarray(auto.members) == np.asarray(search.grown.members)).all(axis=-1)
+    assert (same | (np.asarray(auto.kl) < np.asarray(search.grown.kl))).all()
+
+
+def test_a_larger_circuit_is_no_worse_than_the_smaller_one_completed(case: Case):
+    search = Search(case.inputs, BUDGETS, least=min(BUDGETS))
+    auto = climb(search)
+    relp = np.abs(search.of_candidates(case.inputs.attribution("relp")))
+    for prompt in range(case.prompts):
+        circuits = listed(auto.members[prompt])
+        for at, (before, size) in enumerate(zip(circuits, BUDGETS[1:], strict=False), start=1):
+            order = np.where(np.asarray(search.space.real[prompt]), relp[prompt], -np.inf)
+            order[before] = np.inf
+            longer = np.argsort(-order, kind="stable")[:size].tolist()
+            solved = SOLVED * float(search.null[prompt])
+            found = float(auto.kl[prompt, at])
+            assert found <= max(case.kl(prompt, longer), solved) + TOLERANCE
 
 
 def test_auto_against_every_circuit_of_three_among_twelve(case: Case):
@@ -199,7 +211,7 @@ def test_auto_against_every_circuit_of_three_among_twelve(case: Case):
     try:
         search = Search(case.inputs, (3,))
         # What auto starts from, before scores that know more than the twelve come in.
-        (selection,) = search.selections(search.learned_from_gains())
+        (selection,) = search.selections(climb(search))
     finally:
         case.inputs.options = before
     small = Case(case.inputs, case.transcoder, search.space)
