@@ -22,7 +22,7 @@ from pie_jax.transcoders.store import Transcoder
 
 SIZES = (10, 25, 50, 100, 200, 400, 800)
 # From one size of random sets to the next, and up to which.
-RANDOM_SIZES = tuple(int(round(1000 * 1.3**step)) for step in range(11))
+RANDOM_SIZES = tuple(round(1000 * 1.3**step) for step in range(11))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,5 @@ def _columns(result: PruneResult, method: str) -> dict[str, list[float]]:
 
 def _null(result: PruneResult) -> list[float]:
     table = result.behaviour
-    first = dict(
-        zip(table["prompt"].to_pylist(), table["kl_last_null"].to_pylist(), strict=True)
-    )
+    first = dict(zip(table["prompt"].to_pylist(), table["kl_last_null"].to_pylist(), strict=True))
     return [first[prompt] for prompt in sorted(first)]

@@ -1,4 +1,4 @@
-"""What the chunks show together: mean KL, sizes at equal KL, and the paper's claims, with intervals."""
+"""What the chunks show together: mean KL, its ratios, sizes at equal KL, with intervals."""
 
 from __future__ import annotations
 

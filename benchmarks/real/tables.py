@@ -72,7 +72,9 @@ def _measures(kl: Kl, group: dict[str, Any]) -> dict[str, Any]:
     }
     for base in (BASELINE, "fap"):
         if base in kl:
-            found[f"ratio to {base}"] = by_each(kl, lambda name, base=base: ratios(kl[name], kl[base]))
+            found[f"ratio to {base}"] = by_each(
+                kl, lambda name, base=base: ratios(kl[name], kl[base])
+            )
     return found
 
 
