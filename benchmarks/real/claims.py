@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,11 +63,6 @@ def kl_rows(table: dict[str, Any], seconds: dict[str, float]) -> list[str]:
         count = next(iter(row.values()))["n"]
         lines.append(f"| {method} | {' | '.join(cells)} | {count} | {seconds[method]:.1f} |")
     return lines
-
-
-def by_each(kl: Kl, measure: Callable[[str], Any]) -> dict[str, Any]:
-    """Return a measure of every method."""
-    return {method: measure(method) for method in kl}
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:

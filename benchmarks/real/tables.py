@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real import chunks
-from benchmarks.real.claims import Kl, by_each, kl_rows, mean_table, random_size, ratios
+from benchmarks.real.claims import Kl, kl_rows, mean_table, random_size, ratios
 
 BASELINE = "fap-synergy"
 # Budgets at which random sets are sized.
@@ -53,14 +53,11 @@ def _task(groups: Sequence[dict[str, Any]], random: dict[int, np.ndarray] | None
         count = min(map(len, grown.values()))
         grown = {size: values[:count] for size, values in grown.items()}
         found["random sizes"] = mean_table({"random": grown})["random"]
-        found["random size for equal KL"] = by_each(
-            {method: row for method, row in kl.items() if method != "random"},
-            lambda method: {
-                budget: random_size(grown, kl[method][budget])
-                for budget in SIZED
-                if budget in kl[method]
-            },
-        )
+        found["random size for equal KL"] = {
+            method: {k: random_size(grown, row[k]) for k in SIZED if k in row}
+            for method, row in kl.items()
+            if method != "random"
+        }
     return found
 
 
@@ -72,9 +69,7 @@ def _measures(kl: Kl, group: dict[str, Any]) -> dict[str, Any]:
     }
     for base in (BASELINE, "fap"):
         if base in kl:
-            found[f"ratio to {base}"] = by_each(
-                kl, lambda name, base=base: ratios(kl[name], kl[base])
-            )
+            found[f"ratio to {base}"] = {name: ratios(row, kl[base]) for name, row in kl.items()}
     return found
 
 
@@ -82,9 +77,9 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of all tables."""
     for kind in ("tasks", "unseen"):
         for task, one in found[kind].items():
-            null = one["null"]
-            yield f"\n**{task}{' on unseen corruptions' if kind == 'unseen' else ''}**: nothing kept: "
-            yield f"{null['mean']:.2f} [{null['low']:.2f}, {null['high']:.2f}]\n"
+            null, where = one["null"], " on unseen corruptions" if kind == "unseen" else ""
+            yield f"\n**{task}{where}**: nothing kept: {null['mean']:.2f} "
+            yield f"[{null['low']:.2f}, {null['high']:.2f}]\n"
             yield from kl_rows(one["kl"], one["seconds a prompt"])
             for name in (f"ratio to {BASELINE}", "ratio to fap"):
                 yield from _ratios(name, one.get(name, {}))

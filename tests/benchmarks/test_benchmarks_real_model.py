@@ -23,12 +23,10 @@ GROUPS = (
 def test_html_and_wiki_become_prose():
     page = '<h1>T</h1><p>One <b>two</b>\n three.</p><div class="para">Four.</div><pre>x</pre>'
     assert corpus.plain_html(page) == "One two three.\nFour."
-    prose = (
-        "'''Bold''' text that is about [[a page|the page]] and [[another]], long enough to stay."
-    )
+    prose = "'''Bold''' text on [[a page|the page]] and [[another]], which is long enough to stay."
     text = f"== Title ==\n{{{{Box|a {{{{b}}}}}}}}\n{prose}<ref name=x>cited</ref>\n* item\n"
     assert corpus.plain_wiki(text) == (
-        "Bold text that is about the page and another, long enough to stay."
+        "Bold text on the page and another, which is long enough to stay."
     )
 
 

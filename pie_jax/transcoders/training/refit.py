@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
+from pie_jax.devices.programs import program
 from pie_jax.models.transformer import Transformer
 from pie_jax.transcoders.modules import CrossLayerTranscoder
 from pie_jax.transcoders.training.data import Feed, Windows
@@ -61,14 +59,9 @@ def _solve(squares: np.ndarray, errors: np.ndarray) -> np.ndarray:
     return np.linalg.solve(squares + np.diag(np.where(silent, 1.0, hold)), errors)
 
 
+@program()
 def _sums(transformer: Transformer, made: CrossLayerTranscoder, feed: Feed) -> _Sums:
-    graph, state = nnx.split(made)
-    return _summed(transformer, graph, state, feed)
-
-
-@partial(jax.jit, static_argnames="graph")
-def _summed(transformer: Transformer, graph: nnx.GraphDef, state: nnx.State, feed: Feed) -> _Sums:
-    return products(nnx.merge(graph, state), stream(transformer, feed))
+    return products(made, stream(transformer, feed))
 
 
 def products(made: CrossLayerTranscoder, batch: Streamed) -> _Sums:
@@ -81,4 +74,4 @@ def products(made: CrossLayerTranscoder, batch: Streamed) -> _Sums:
         error = wanted - active @ decoder[:, 0]
         rows = jnp.pad(active, ((0, 0), (0, 1)), constant_values=1.0) * batch.counts[:, None]
         found.append(_Sums(rows.T @ rows, rows.T @ error))
-    return _Sums(*map(jnp.stack, zip(*found, strict=True)))
+    return _Sums(*(jnp.stack(one) for one in zip(*found, strict=True)))
