@@ -31,7 +31,7 @@ from pie_jax.transcoders.training.run import TrainOptions, train_clt
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TASKS = ("ioi", "docstring")
 # Groups of methods in the order in which they are run: what is cheap first.
-ORDER = (chunks.CHEAP, chunks.GROWN, chunks.AUTO, chunks.SYNERGY, chunks.UNSEEN, chunks.SEARCHES)
+ORDER = (chunks.CHEAP, chunks.GROWN, chunks.SEARCH, chunks.UNSEEN, chunks.OTHERS)
 _UNSEEN_VERSIONS = 8
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -59,7 +59,7 @@ def train(
     out: Folder = _OUT,
     features: int = 1024,
     k: int = 24,
-    steps: int = 750,
+    steps: int = 450,
     batch: Annotated[int, typer.Option(help="Windows of 72 tokens a step.")] = 4,
     refit: Annotated[int, typer.Option(help="Batches for the last least squares.")] = 160,
     rate: Annotated[float, typer.Option(help="Of learning.")] = 4e-3,
@@ -75,7 +75,7 @@ def train(
         learning_rate=rate,
         kind="per-layer",
         activation="topk",
-        heldout=300,
+        heldout=150,
         refit=refit,
     )
     with progress_bar("train") as bar, PeakAnonymous() as memory:

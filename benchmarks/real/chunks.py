@@ -38,15 +38,16 @@ class Group:
 
 CHEAP = Group("cheap", ("fap", "relp", "activation-magnitude", "integrated-gradients", "random"))
 GROWN = Group("random", ("random",), RANDOM_SIZES)
-SYNERGY = Group("fap-synergy", ("fap-synergy",), size=4)
-AUTO = Group("auto", ("auto",), size=4)
-SEARCHES = Group("searches", ("staged", "learned", "factp"), size=4)
+# Thousands of passes a prompt: fewer budgets, and few prompts at a time.
+_SEARCHED = (10, 25, 50, 100, 200)
+SEARCH = Group("search", ("fap-synergy", "auto"), _SEARCHED, 2)
+OTHERS = Group("others", ("staged", "learned", "factp"), _SEARCHED, 2)
 UNSEEN = Group(
     "unseen",
-    ("auto", "fap-synergy", "fap"),
+    ("fap", "fap-synergy", "auto"),
     (50, 100),
-    size=4,
-    settings={"judge_corruptions": "unseen"},
+    2,
+    {"judge_corruptions": "unseen"},
 )
 
 
