@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,31 +105,36 @@ def prune(
     loaded = pie_jax.load_model(model)
     transcoder = pie_jax.load_transcoder(out / "transcoder")
     deadline = time.monotonic() + 60 * minutes
+    groups = [group for group in ORDER if only in (None, group.name)]
+    work = list(_work(loaded, transcoder, out, groups, count, seed))
     with PeakAnonymous() as memory:
-        for group in ORDER:
-            if only in (None, group.name):
-                work = list(_work(loaded, transcoder, out, group, count, seed))
-                left = chunks.run_chunks(work, deadline, lambda line: print(line, flush=True))
-                print(f"{group.name}: {left} of {len(work)} chunks left", flush=True)
+        left = chunks.run_chunks(work, deadline, lambda line: print(line, flush=True))
+    print(f"{left} of {len(work)} chunks left", flush=True)
     write_json(out / "prune.json", {"peak_gib": memory.bytes / 2**30})
 
 
 def _work(
-    model: Any, transcoder: Any, out: Path, group: chunks.Group, count: int, seed: int
-) -> Iterator[tuple[Path, Callable[[], dict[str, Any]]]]:
-    """Yield a group's chunks, first those of few pairs of both tasks; unseen corruptions have IOI
-    alone."""
-    unseen = group is chunks.UNSEEN
+    model: Any,
+    transcoder: Any,
+    out: Path,
+    groups: Sequence[chunks.Group],
+    count: int,
+    seed: int,
+) -> list[tuple[Path, Callable[[], dict[str, Any]]]]:
+    """Return the chunks of all groups: the first of each, and then group by group, pairs of both
+    tasks in turn; unseen corruptions have IOI alone."""
     found = []
-    for task in TASKS[:1] if unseen else TASKS:
-        versions = _UNSEEN_VERSIONS if unseen else 1
-        pairs = get_task(task).generate(
-            count, seed=seed, tokenizer=model.tokenizer, n_corruptions=versions
-        )
-        for path, which in chunks.chunk_files(out / "prune", task, group, count):
-            found.append((which.start, path, pairs[which]))
-    for _, path, some in sorted(found, key=lambda one: one[0]):
-        yield path, partial(chunks.measure_chunk, model, transcoder, some, group, seed)
+    for number, group in enumerate(groups):
+        unseen = group is chunks.UNSEEN
+        for task in TASKS[:1] if unseen else TASKS:
+            versions = _UNSEEN_VERSIONS if unseen else 1
+            pairs = get_task(task).generate(
+                count, seed=seed, tokenizer=model.tokenizer, n_corruptions=versions
+            )
+            for path, which in chunks.chunk_files(out / "prune", task, group, count):
+                run = partial(chunks.measure_chunk, model, transcoder, pairs[which], group, seed)
+                found.append(((which.start > 0, number, which.start), path, run))
+    return [(path, run) for _, path, run in sorted(found, key=lambda one: one[0])]
 
 
 @app.command(name="explain")
