@@ -21,10 +21,9 @@ from pie_jax.errors import InputError
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.loader import load_transcoder
-from pie_jax.transcoders.training import refit
 from pie_jax.transcoders.training.options import TrainOptions
 from pie_jax.transcoders.training.placement import first_state, revive
-from pie_jax.transcoders.training.refit import products
+from pie_jax.transcoders.training.refit import best_move, products, solve
 from pie_jax.transcoders.training.report import read_report
 from pie_jax.transcoders.training.run import train_clt
 from pie_jax.transcoders.training.state import (
@@ -85,7 +84,7 @@ def test_refitted_decoders_are_those_of_ridge_regression_towards_the_old_ones():
     made = export(state._replace(weights=weights), scales, config)
     targets = np.random.default_rng(1).normal(1, 3, inputs.shape).astype(np.float32)
     sums = products(made, Streamed(jnp.asarray(inputs), jnp.asarray(targets), batch.counts))
-    moves = [refit._solve(*map(np.float64, layer)) for layer in zip(*sums, strict=True)]
+    moves = [solve(*map(np.float64, layer), 0.02) for layer in zip(*sums, strict=True)]
     active = np.float64(made.encode(jnp.asarray(inputs)))[:, :50]
     missing = np.float64(targets - made.skipped(jnp.asarray(inputs)))[:, :50]
     for layer, move in enumerate(moves):
@@ -98,6 +97,18 @@ def test_refitted_decoders_are_those_of_ridge_regression_towards_the_old_ones():
         np.testing.assert_allclose((old + move)[fires], expected[fires], atol=1e-3)
         assert (move[~fires] == 0).all()
     assert not active[1][:, 0].any()
+
+
+def test_a_refit_that_is_worse_for_other_tokens_is_not_made():
+    """More features than tokens: what fits these tokens is noise for others."""
+    random = np.random.default_rng(0)
+    rows, others = random.normal(size=(2, 20, 30))
+    noise, more = random.normal(size=(2, 20, 4))
+    sums = rows.T @ rows, rows.T @ noise, others.T @ others, others.T @ more
+    assert (best_move(*sums) == 0).all()
+    truth = random.normal(size=(30, 4))
+    wanted = rows.T @ rows, rows.T @ rows @ truth, others.T @ others, others.T @ others @ truth
+    assert np.linalg.norm(best_move(*wanted)) > 1
 
 
 def per_layer(**changes: Any) -> TrainOptions:

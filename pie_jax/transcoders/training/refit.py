@@ -14,8 +14,10 @@ from pie_jax.transcoders.modules import CrossLayerTranscoder
 from pie_jax.transcoders.training.data import Feed, Windows
 from pie_jax.transcoders.training.stream import Streamed, stream
 
-# How strongly a feature's decoder is held where training left it, as a share of its own squares.
-_HOLD = 0.02
+# How strongly a feature's decoder is held where training left it, as a share of its own squares:
+# each layer has the one that is best for other batches, or stays as it is.
+_HOLDS = (0.02, 0.1, 0.5, 2.0)
+_JUDGES = 4  # of so many blocks of batches one judges
 _BATCHES = 4  # of training, at a time
 
 
@@ -35,13 +37,17 @@ def refit(
     Adam takes a few hundred steps towards what this solves at once. A feature that fires on none
     of these tokens keeps its decoder.
     """
-    total: list[np.ndarray] | None = None
-    for step in range(0, batches, _BATCHES):
-        feed = windows.batch(step, min(_BATCHES, batches - step))
+    fitted = judging = None
+    for number, start in enumerate(range(0, batches, _BATCHES)):
+        feed = windows.batch(start, min(_BATCHES, batches - start))
         sums = [np.asarray(one, np.float64) for one in _sums(transformer, made, feed)]
-        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
-    assert total is not None
-    moves = [_solve(*layer) for layer in zip(*total, strict=True)]
+        if number % _JUDGES == 1:
+            judging = _added(judging, sums)
+        else:
+            fitted = _added(fitted, sums)
+    assert fitted is not None
+    judging = judging or fitted  # where there is no more than a block
+    moves = [best_move(*layer) for layer in zip(*fitted, *judging, strict=True)]
     decoders = [
         old[...] + move[:-1, None].astype(np.float32)
         for old, move in zip(made.decoders, moves, strict=True)
@@ -51,12 +57,27 @@ def refit(
     return CrossLayerTranscoder(made.config, list(made.encoders), decoders, bias, skip)
 
 
-def _solve(squares: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Return what is to be added to decoders and bias [G, D]."""
-    hold = _HOLD * np.diag(squares)
-    hold[-1] = 0.0  # the bias is free
+def best_move(
+    squares: np.ndarray, errors: np.ndarray, other_squares: np.ndarray, other_errors: np.ndarray
+) -> np.ndarray:
+    """Return what is to be added to decoders and bias [G, D]: of the solutions that hold them more
+    or less, and of none, what is best for other tokens."""
+    moves = [np.zeros_like(errors), *(solve(squares, errors, hold) for hold in _HOLDS)]
+    # How the squared error changes.
+    changes = [np.sum(move * (other_squares @ move - 2 * other_errors)) for move in moves]
+    return moves[int(np.argmin(changes))]
+
+
+def solve(squares: np.ndarray, errors: np.ndarray, hold: float) -> np.ndarray:
+    """Return the move [G, D] of least squares that is held back by so much; 0 of what is silent."""
+    held = hold * np.diag(squares)
+    held[-1] = 0.0  # the bias is free
     silent = np.diag(squares) == 0
-    return np.linalg.solve(squares + np.diag(np.where(silent, 1.0, hold)), errors)
+    return np.linalg.solve(squares + np.diag(np.where(silent, 1.0, held)), errors)
+
+
+def _added(total: list[np.ndarray] | None, sums: list[np.ndarray]) -> list[np.ndarray]:
+    return sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
 
 
 @program()
