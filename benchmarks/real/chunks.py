@@ -32,7 +32,7 @@ class Group:
     name: str
     methods: tuple[str, ...]
     budgets: tuple[int, ...] = SIZES
-    size: int = 8
+    size: int = 4
     settings: dict[str, Any] = field(default_factory=dict)
 
 
