@@ -61,7 +61,7 @@ def kl_rows(table: dict[str, Any], seconds: dict[str, float]) -> list[str]:
     for method, row in table.items():
         cells = [_cell(row.get(budget)) for budget in budgets]
         count = next(iter(row.values()))["n"]
-        lines.append(f"| {method} | {' | '.join(cells)} | {count} | {seconds[method]:.1f} |")
+        lines.append(f"| {method} | {' | '.join(cells)} | {count} | {seconds[method]:.2f} |")
     return lines
 
 

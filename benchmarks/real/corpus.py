@@ -163,7 +163,7 @@ def _pages(pattern: str) -> Callable[[Path], Iterator[str]]:
 
 def _readmes(_: Path) -> Iterator[str]:
     for package in distributions():
-        yield from documents_of(str(package.metadata.get_payload() or ""))
+        yield from documents_of((package.read_text("METADATA") or "").partition("\n\n")[2])
 
 
 def _standard_library() -> Iterator[str]:

@@ -78,8 +78,8 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
     for kind in ("tasks", "unseen"):
         for task, one in found[kind].items():
             null, where = one["null"], " on unseen corruptions" if kind == "unseen" else ""
-            yield f"\n**{task}{where}**: nothing kept: {null['mean']:.2f} "
-            yield f"[{null['low']:.2f}, {null['high']:.2f}]\n"
+            interval = f"[{null['low']:.2f}, {null['high']:.2f}]"
+            yield f"\n**{task}{where}**: nothing kept: {null['mean']:.2f} {interval}\n"
             yield from kl_rows(one["kl"], one["seconds a prompt"])
             for name in (f"ratio to {BASELINE}", "ratio to fap"):
                 yield from _ratios(name, one.get(name, {}))

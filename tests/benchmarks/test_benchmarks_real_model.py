@@ -102,7 +102,7 @@ def test_figures_and_tables_hold_what_was_measured(tmp_path: Path):
     assert ioi["kl"]["fap"][10]["n"] == 3
     assert ioi["ratio to fap-synergy"]["fap"][10] == {"mean": 1, "low": 1, "high": 1, "n": 2}
     text = "\n".join(tables.markdown(json.loads(json.dumps(found, default=str)) | found))
-    assert "| fap-synergy | 0.150 [0.10, 0.20] | 0.015 [0.01, 0.02] | 2 | 2.0 |" in text
+    assert "| fap-synergy | 0.150 [0.10, 0.20] | 0.015 [0.01, 0.02] | 2 | 2.00 |" in text
     assert "**ioi on unseen corruptions**" in text
 
 
