@@ -31,11 +31,12 @@ GROUPS = {
         " load_task_result"
     ),
     "Interpret and evaluate": (
-        "Chosen examples_run make_roles estimate_interpretation interpret_run"
+        "Chosen examples_run store_examples_run make_roles estimate_interpretation interpret_run"
         " estimate_evaluation evaluate_run report_run"
     ),
     "Graphs and interventions": (
-        "attribution_graph graph_prompt graph_run intervene Change generate"
+        "attribution_graph graph_prompt graph_run task_graph prompt_difference task_difference"
+        " intervene Change generate"
     ),
     "Devices": "make_mesh adopted_mesh",
     "Errors": "InputError PieError",

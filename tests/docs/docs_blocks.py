@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # All that a page may call; a word that is none of these is a failure.
-CALLED = "bash cp mkdir pie-jax pip pytest python python3 srun transformers unzip".split()
+CALLED = "apt-get bash cp mkdir pie-jax pip pytest python python3 srun transformers unzip".split()
 ENVIRONMENTS = (".venv", ".venv-test")
 IN_ENVIRONMENTS = "mypy pie-jax pip pre-commit pytest ruff".split()
 

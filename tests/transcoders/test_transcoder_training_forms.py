@@ -23,6 +23,7 @@ from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.training.options import TrainOptions
 from pie_jax.transcoders.training.placement import first_state, revive
+from pie_jax.transcoders.training.refit import best_move, products, solve
 from pie_jax.transcoders.training.report import read_report
 from pie_jax.transcoders.training.run import train_clt
 from pie_jax.transcoders.training.state import (
@@ -33,6 +34,7 @@ from pie_jax.transcoders.training.state import (
     feature_thresholds,
 )
 from pie_jax.transcoders.training.step import train_step
+from pie_jax.transcoders.training.stream import Streamed
 
 FORMS = {
     "relu": Form("relu"),
@@ -71,11 +73,49 @@ def test_an_exported_transcoder_computes_what_was_trained(name: str):
         assert np.abs(state.weights.skip).max() > 1e-3
 
 
+def test_refitted_decoders_are_those_of_ridge_regression_towards_the_old_ones():
+    """Against float64 least squares on augmented rows; a feature that never fires keeps its own."""
+    scales, batch, inputs = _batch(60, 50)
+    form = FORMS["per-layer-topk-skip"]
+    state = first_state(32, batch, 4.0, jax.random.key(1), form)
+    weights = state.weights._replace(encoder_bias=state.weights.encoder_bias.at[1, 0].set(-1e6))
+    sizes = {"cross_layer": False, "has_skip": True, "k": form.k}
+    config = TranscoderConfig(3, 8, 32, form.activation, **sizes)
+    made = export(state._replace(weights=weights), scales, config)
+    targets = np.random.default_rng(1).normal(1, 3, inputs.shape).astype(np.float32)
+    sums = products(made, Streamed(jnp.asarray(inputs), jnp.asarray(targets), batch.counts))
+    moves = [solve(*map(np.float64, layer), 0.02) for layer in zip(*sums, strict=True)]
+    active = np.float64(made.encode(jnp.asarray(inputs)))[:, :50]
+    missing = np.float64(targets - made.skipped(jnp.asarray(inputs)))[:, :50]
+    for layer, move in enumerate(moves):
+        rows = np.pad(active[layer], ((0, 0), (0, 1)), constant_values=1.0)
+        old = np.concatenate([made.decoders[layer][...][:, 0], made.bias[...][layer : layer + 1]])
+        hold = np.diag(np.sqrt(0.02) * np.linalg.norm(rows, axis=0))[:-1]
+        wanted = np.concatenate([missing[layer], hold @ old])
+        expected, *_ = np.linalg.lstsq(np.concatenate([rows, hold]), wanted, rcond=None)
+        fires = np.append(active[layer].any(axis=0), True)
+        np.testing.assert_allclose((old + move)[fires], expected[fires], atol=1e-3)
+        assert (move[~fires] == 0).all()
+    assert not active[1][:, 0].any()
+
+
+def test_a_refit_that_is_worse_for_other_tokens_is_not_made():
+    """More features than tokens: what fits these tokens is noise for others."""
+    random = np.random.default_rng(0)
+    rows, others = random.normal(size=(2, 20, 30))
+    noise, more = random.normal(size=(2, 20, 4))
+    sums = rows.T @ rows, rows.T @ noise, others.T @ others, others.T @ more
+    assert (best_move(*sums) == 0).all()
+    truth = random.normal(size=(30, 4))
+    wanted = rows.T @ rows, rows.T @ rows @ truth, others.T @ others, others.T @ others @ truth
+    assert np.linalg.norm(best_move(*wanted)) > 1
+
+
 def per_layer(**changes: Any) -> TrainOptions:
     return replace(OPTIONS, kind="per-layer", **changes)
 
 
-TOPK = per_layer(activation="topk", skip=True)
+TOPK = per_layer(activation="topk", skip=True, refit=6)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +191,7 @@ def test_steered_activations_reach_their_l0(model, corpus, tmp_path, activation)
     ("change", "named"),
     [
         ({"skip": True}, "`skip` must be left out, or `kind` per-layer"),
+        ({"refit": 2}, "`refit` must be 0, or `kind` per-layer"),
         ({"activation": "topk"}, "`activation` must be jumprelu or relu, or `kind` per-layer"),
         ({"activation": "topk", "kind": "per-layer", "l0": 3.5}, "`l0` must be a whole number"),
         ({"activation": "gelu"}, "`activation` must be one of jumprelu, relu, topk"),

@@ -23,6 +23,7 @@ from pie_jax.transcoders.training.state import (
     normalise,
 )
 from pie_jax.transcoders.training.step import train_step
+from pie_jax.transcoders.training.stream import sinks
 
 
 class Bytes:
@@ -185,3 +186,12 @@ def test_export_folds_the_scales_into_the_weights():
     normalised = jax.jit(decode)(state.weights, list(active))
     expected = normalised * scales.output_scale[:, None, None] + scales.output_mean[:, None]
     np.testing.assert_allclose(clt.decode(active), expected, atol=1e-3)
+
+
+def test_tokens_with_huge_streams_are_sinks():
+    """One of 1,000 times the median's length in one layer, and one that does not count."""
+    inputs = np.random.default_rng(0).normal(size=(2, 30, 8)).astype(np.float32)
+    inputs[1, 3] *= 1000
+    inputs[:, 25:] *= 1e6
+    found = np.asarray(sinks(jnp.asarray(inputs), jnp.arange(30) < 25))
+    assert np.flatnonzero(found[:25]).tolist() == [3]

@@ -38,6 +38,9 @@ def train_clt(
     skip: Annotated[
         bool, typer.Option("--skip", help="Add an affine skip to each layer (per-layer).")
     ] = False,
+    refit: Annotated[
+        int, typer.Option(help="Batches to fit the decoders of --kind per-layer to at the end.")
+    ] = 0,
     model: opt.Model = "demo",
     steps: Annotated[int, typer.Option(help="Training steps.")] = 1500,
     seed: opt.Seed = 0,
@@ -64,6 +67,7 @@ def train_clt(
         kind=kind,
         activation=activation,
         skip=skip,
+        refit=refit,
     )
     with progress_bar("train-clt") as progress:
         report = train_clt(

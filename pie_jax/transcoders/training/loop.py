@@ -89,9 +89,9 @@ class Trainer:
 def _first(
     transformer: Transformer, feed: Feed, key: PRNGKeyArray, features: int, l0: float, form: Form
 ) -> tuple[TrainState, Scales]:
-    inputs, targets = stream(transformer, feed)
-    scales = measure_scales(inputs, targets, feed.counts)
-    batch = normalise(scales, inputs, targets, feed.counts)
+    streamed = stream(transformer, feed)
+    scales = measure_scales(*streamed)
+    batch = normalise(scales, *streamed)
     return first_state(features, batch, l0, key, form), scales
 
 
@@ -105,7 +105,7 @@ def _update(
     learning_rate: Float[Array, ""],
     form: Form,
 ) -> tuple[TrainState, Metrics]:
-    batch = normalise(scales, *stream(transformer, feed), feed.counts)
+    batch = normalise(scales, *stream(transformer, feed))
     return train_step(state, batch, l0, learning_rate, form)
 
 
@@ -119,7 +119,7 @@ def _revive(
     after: int,
     form: Form,
 ) -> TrainState:
-    batch = normalise(scales, *stream(transformer, feed), feed.counts)
+    batch = normalise(scales, *stream(transformer, feed))
     return revive(state, batch, state.idle >= after, key, form)
 
 

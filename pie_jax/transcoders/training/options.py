@@ -29,7 +29,8 @@ class TrainOptions:
     layer reads to what it writes: the cross-layer format has neither.
 
     `heldout` windows are kept for the report. A feature that fired on none of the last
-    `dead_after` steps' tokens is revived.
+    `dead_after` steps' tokens is revived. After the last step decoders of per-layer ones are fitted
+    by least squares to `refit` batches.
     """
 
     features: int
@@ -45,6 +46,7 @@ class TrainOptions:
     kind: str = "cross-layer"
     activation: str = "jumprelu"
     skip: bool = False
+    refit: int = 0
 
     def __post_init__(self) -> None:
         whole = ("features", "steps", "batch", "checkpoint_every", "heldout", "dead_after")
@@ -60,6 +62,8 @@ class TrainOptions:
         top = self.activation == "topk"
         require(per_layer or not self.skip, "skip", "left out, or `kind` per-layer")
         require(per_layer or not top, "activation", "jumprelu or relu, or `kind` per-layer")
+        require(self.refit >= 0, "refit", "at least 0")
+        require(per_layer or not self.refit, "refit", "0, or `kind` per-layer")
         require(not top or self.l0 == int(self.l0), "l0", "a whole number, the k of a TopK")
 
     @property

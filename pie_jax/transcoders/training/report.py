@@ -84,8 +84,8 @@ def measure(transformer: Transformer, clt: CrossLayerTranscoder, windows: Window
 
 @program()
 def _sums(transformer: Transformer, clt: CrossLayerTranscoder, feed: Feed) -> dict[str, Array]:
-    inputs, targets = stream(transformer, feed)
-    counts = feed.counts[:, None]
+    inputs, targets, counted = stream(transformer, feed)
+    counts = counted[:, None]
     activations = clt.encode(inputs)
     errors = (targets - clt.decode(activations) - clt.skipped(inputs)) * counts
     # Far from zero, squares would lose the variance to rounding; the bias is about the mean.

@@ -14,6 +14,7 @@ from pie_jax.transcoders.config import TranscoderConfig
 from pie_jax.transcoders.training.data import make_windows
 from pie_jax.transcoders.training.loop import Progress, Trainer
 from pie_jax.transcoders.training.options import TrainOptions, require
+from pie_jax.transcoders.training.refit import refit
 from pie_jax.transcoders.training.report import TrainReport, measure
 from pie_jax.transcoders.training.state import export
 from pie_jax.transcoders.training.store import TrainStore
@@ -52,6 +53,8 @@ def train_clt(
     with store.checkpoints() as checkpoints:
         reached = Trainer(model.transformer, windows, options).run(checkpoints, progress)
     clt = export(reached.state, reached.scales, _clt_config(model, options))
+    if options.refit:
+        clt = refit(model.transformer, clt, windows, options.refit)
     quality = measure(model.transformer, clt, windows)
     report = TrainReport(quality, options.steps, reached.tokens, reached.seconds, store.run)
     store.publish(clt, report)

@@ -1,0 +1,144 @@
+"""Pruning a few pairs at a time: what each chunk measured is a file, and is not measured again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pie_jax
+from benchmarks.parts.machine import write_json
+from pie_jax.models.loader import LanguageModel
+from pie_jax.prune.results.compare import occurrence_counts
+from pie_jax.prune.results.measures import by_prompt
+from pie_jax.prune.results.tables import PruneResult
+from pie_jax.tasks import Pair
+from pie_jax.transcoders.store import Transcoder
+
+SIZES = (10, 25, 50, 100, 200, 400, 800)
+# From one size of random sets to the next, and up to which.
+RANDOM_SIZES = tuple(round(1000 * 1.3**step) for step in range(11))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods that are run together on `size` pairs at a time."""
+
+    name: str
+    methods: tuple[str, ...]
+    budgets: tuple[int, ...] = SIZES
+    size: int = 4
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+CHEAP = Group("cheap", ("fap", "relp", "activation-magnitude", "integrated-gradients", "random"))
+GROWN = Group("random", ("random",), RANDOM_SIZES)
+# Thousands of passes a prompt: fewer budgets, and few prompts at a time.
+_SEARCHED = (10, 25, 50, 100, 200)
+SEARCH = Group("search", ("fap-synergy", "auto"), _SEARCHED, 2)
+OTHERS = Group("others", ("staged", "learned", "factp"), _SEARCHED, 2)
+UNSEEN = Group(
+    "unseen",
+    ("fap", "fap-synergy", "auto"),
+    (50, 100),
+    2,
+    {"judge_corruptions": "unseen"},
+)
+
+
+def chunk_files(folder: Path, task: str, group: Group, pairs: int) -> Iterator[tuple[Path, slice]]:
+    """Yield the file of every chunk of a task's pairs and which pairs it holds."""
+    for start in range(0, pairs, group.size):
+        stop = min(start + group.size, pairs)
+        yield folder / task / group.name / f"{start:03d}-{stop:03d}.json", slice(start, stop)
+
+
+def measure_chunk(
+    model: LanguageModel, transcoder: Transcoder, pairs: Sequence[Pair], group: Group, seed: int
+) -> dict[str, Any]:
+    """Prune pairs and return KL by method and budget, a number a prompt, and what it took."""
+    began = time.perf_counter()
+    result = pie_jax.prune(
+        model,
+        transcoder,
+        pairs,
+        methods=group.methods,
+        budgets=group.budgets,
+        batch_size=group.size,
+        seed=seed,
+        **group.settings,
+    )
+    return {
+        "kl": {method: _columns(result, method) for method in group.methods},
+        "null": _null(result),
+        "occurrences": occurrence_counts(result).tolist(),
+        "seconds": {
+            method: result.record["seconds"].get(f"method {method}") for method in group.methods
+        },
+        "all_seconds": time.perf_counter() - began,
+    }
+
+
+def run_chunks(
+    files: Sequence[tuple[Path, Callable[[], dict[str, Any]]]],
+    deadline: float,
+    say: Callable[[str], None],
+) -> int:
+    """Measure every chunk that has no file until the deadline (`time.monotonic`); return how many
+    are left."""
+    missing = [(path, measure) for path, measure in files if not path.exists()]
+    for done, (path, measure) in enumerate(missing):
+        if time.monotonic() >= deadline:
+            return len(missing) - done
+        found = measure()
+        write_json(path, found)
+        say(f"{'/'.join(path.parts[-3:])}: {found['all_seconds']:.0f} s")
+    return 0
+
+
+def joined(folder: Path, task: str, group: Group) -> dict[str, Any] | None:
+    """Return the chunks that a group has, one after another, by prompt; None without any.
+
+    Seconds are the least of any chunk a prompt: those of a chunk that compiles nothing.
+    """
+    chunks = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((folder / task / group.name).glob("*.json"))
+    ]
+    if not chunks:
+        return None
+    return {
+        "kl": {
+            method: {
+                int(budget): np.concatenate([one["kl"][method][budget] for one in chunks])
+                for budget in chunks[0]["kl"][method]
+            }
+            for method in chunks[0]["kl"]
+        },
+        "null": np.concatenate([one["null"] for one in chunks]),
+        "occurrences": np.concatenate([one["occurrences"] for one in chunks]),
+        "seconds": {
+            method: min(
+                one["seconds"][method] / len(one["null"])
+                for one in chunks
+                if one["seconds"][method] is not None
+            )
+            for method in chunks[0]["seconds"]
+        },
+    }
+
+
+def _columns(result: PruneResult, method: str) -> dict[str, list[float]]:
+    budgets, values = by_prompt(result, method, "kl_last")
+    return {str(budget): values[:, i].tolist() for i, budget in enumerate(budgets.tolist())}
+
+
+def _null(result: PruneResult) -> list[float]:
+    table = result.behaviour
+    first = dict(zip(table["prompt"].to_pylist(), table["kl_last_null"].to_pylist(), strict=True))
+    return [first[prompt] for prompt in sorted(first)]
