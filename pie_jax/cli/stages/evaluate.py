@@ -11,27 +11,15 @@ from pie_jax.cli import options as opt
 from pie_jax.cli.output import Format, Output
 from pie_jax.cli.rows import score_rows
 from pie_jax.cli.stages import stage_options as stage
+from pie_jax.cli.stages.llm_options import NO_LLM, LLMOptions, with_llm_options
 from pie_jax.cli.tables import score_table
 from pie_jax.terminal import progress_bar, use_compile_cache
 
 
+@with_llm_options(explainer=False)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Results folder with explanations.")],
-    judge: stage.Judge = None,
-    base_url: stage.BaseUrl = None,
-    judge_base_url: stage.JudgeBaseUrl = None,
-    explainer_model: stage.ExplainerModel = None,
-    judge_model: stage.JudgeModel = None,
-    api_key_env: stage.ApiKeyEnv = "OPENAI_API_KEY",
-    concurrency: stage.Concurrency = 8,
-    rpm: stage.Rpm = None,
-    tpm: stage.Tpm = None,
-    max_calls: stage.MaxCalls = None,
-    max_cost: stage.MaxCost = None,
-    max_output_tokens: stage.MaxOutputTokens = 2048,
-    timeout: stage.Timeout = 120.0,
-    prices: stage.PricesOption = None,
-    judge_prices: stage.JudgePrices = None,
+    llm: LLMOptions = NO_LLM,
     scorers: stage.Scorers = stage.SCORERS,
     preset: stage.Preset = "default",
     model: stage.MovedModel = None,
@@ -48,23 +36,8 @@ def evaluate(
     pie-jax evaluate results --judge-base-url http://127.0.0.1:8000/v1 --judge-model NAME --dry-run
     """
     from pie_jax.evaluate.stage import estimate_evaluation, evaluate_run
-    from pie_jax.llm.roles import make_roles
 
-    roles = make_roles(
-        explainer="patterns",
-        judge=judge,
-        judge_base_url=judge_base_url or base_url,
-        judge_model=judge_model or explainer_model,
-        judge_prices=stage.prices(judge_prices or prices, "--prices"),
-        api_key_env=api_key_env,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        max_calls=max_calls,
-        max_cost=max_cost,
-        max_output_tokens=max_output_tokens,
-        timeout=timeout,
-    )
+    roles = llm.judge_alone()
     names = opt.names(scorers)
     if dry_run:
         found = estimate_evaluation(run, roles, preset=preset, scorers=names, model=model)

@@ -10,27 +10,14 @@ import typer
 from pie_jax.cli import options as opt
 from pie_jax.cli.output import Output
 from pie_jax.cli.stages import stage_options as stage
+from pie_jax.cli.stages.llm_options import NO_LLM, LLMOptions, with_llm_options
 from pie_jax.terminal import progress_bar
 
 
+@with_llm_options()
 def interpret(
     run: Annotated[Path, typer.Argument(help="Results folder with examples.")],
-    explainer: stage.Explainer = None,
-    judge: stage.Judge = None,
-    base_url: stage.BaseUrl = None,
-    judge_base_url: stage.JudgeBaseUrl = None,
-    explainer_model: stage.ExplainerModel = None,
-    judge_model: stage.JudgeModel = None,
-    api_key_env: stage.ApiKeyEnv = "OPENAI_API_KEY",
-    concurrency: stage.Concurrency = 8,
-    rpm: stage.Rpm = None,
-    tpm: stage.Tpm = None,
-    max_calls: stage.MaxCalls = None,
-    max_cost: stage.MaxCost = None,
-    max_output_tokens: stage.MaxOutputTokens = 2048,
-    timeout: stage.Timeout = 120.0,
-    prices: stage.PricesOption = None,
-    judge_prices: stage.JudgePrices = None,
+    llm: LLMOptions = NO_LLM,
     method: stage.Method = None,
     budget: stage.Budget = None,
     features: stage.Features = 40,
@@ -56,26 +43,8 @@ def interpret(
     from pie_jax.features.groups import Chosen
     from pie_jax.interpret.explainers import ExplainOptions
     from pie_jax.interpret.stage import estimate_interpretation, interpret_run
-    from pie_jax.llm.roles import make_roles
 
-    roles = make_roles(
-        explainer=explainer,
-        judge=judge,
-        base_url=base_url,
-        judge_base_url=judge_base_url,
-        explainer_model=explainer_model,
-        judge_model=judge_model,
-        prices=stage.prices(prices, "--prices"),
-        judge_prices=stage.prices(judge_prices, "--judge-prices"),
-        api_key_env=api_key_env,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        max_calls=max_calls,
-        max_cost=max_cost,
-        max_output_tokens=max_output_tokens,
-        timeout=timeout,
-    )
+    roles = llm.roles()
     chosen = Chosen(method, budget, features, baselines, seed)
     options = ExplainOptions(candidates=candidates, contrast=contrast)
     if dry_run:

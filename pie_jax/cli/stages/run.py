@@ -12,11 +12,13 @@ from pie_jax.cli import prompts
 from pie_jax.cli.output import Format, Output
 from pie_jax.cli.rows import kl_rows, score_rows
 from pie_jax.cli.stages import stage_options as stage
+from pie_jax.cli.stages.llm_options import NO_LLM, LLMOptions, with_llm_options
 from pie_jax.cli.tables import kl_table, report_skips, score_table
 from pie_jax.errors import InputError
 from pie_jax.terminal import progress_bar, use_compile_cache
 
 
+@with_llm_options()
 def run(
     model: opt.Model = "demo",
     transcoder: opt.Transcoder = "demo",
@@ -55,22 +57,7 @@ def run(
     ] = None,
     features: stage.Features = 20,
     baselines: stage.Baselines = 10,
-    explainer: stage.Explainer = None,
-    judge: stage.Judge = None,
-    base_url: stage.BaseUrl = None,
-    judge_base_url: stage.JudgeBaseUrl = None,
-    explainer_model: stage.ExplainerModel = None,
-    judge_model: stage.JudgeModel = None,
-    api_key_env: stage.ApiKeyEnv = "OPENAI_API_KEY",
-    concurrency: stage.Concurrency = 8,
-    rpm: stage.Rpm = None,
-    tpm: stage.Tpm = None,
-    max_calls: stage.MaxCalls = None,
-    max_cost: stage.MaxCost = None,
-    max_output_tokens: stage.MaxOutputTokens = 2048,
-    timeout: stage.Timeout = 120.0,
-    prices: stage.PricesOption = None,
-    judge_prices: stage.JudgePrices = None,
+    llm: LLMOptions = NO_LLM,
     scorers: stage.Scorers = stage.SCORERS,
     preset: stage.Preset = "default",
     dtype: opt.Dtype = "float32",
@@ -104,7 +91,6 @@ def run(
     from pie_jax.evaluate.presets import get_preset
     from pie_jax.evaluate.scorers import get_scorers
     from pie_jax.features.groups import Chosen
-    from pie_jax.llm.roles import make_roles
     from pie_jax.prune.checks import check_options
     from pie_jax.prune.options import PruneOptions
     from pie_jax.tasks import write_pairs
@@ -133,24 +119,7 @@ def run(
         **asked.settings(),
     )
     check_options(settings)
-    roles = make_roles(
-        explainer=explainer,
-        judge=judge,
-        base_url=base_url,
-        judge_base_url=judge_base_url,
-        explainer_model=explainer_model,
-        judge_model=judge_model,
-        prices=stage.prices(prices, "--prices"),
-        judge_prices=stage.prices(judge_prices, "--judge-prices"),
-        api_key_env=api_key_env,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        max_calls=max_calls,
-        max_cost=max_cost,
-        max_output_tokens=max_output_tokens,
-        timeout=timeout,
-    )
+    roles = llm.roles()
     names = opt.names(scorers)
     get_preset(preset)
     get_scorers(names)

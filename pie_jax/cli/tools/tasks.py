@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -27,55 +28,44 @@ _Split = Annotated[
 ]
 
 
-@app.command()
-def ioi(
-    out: _Out,
-    model: _Model = "demo",
-    count: _Count = 100,
-    seed: opt.Seed = 0,
-    corruption: _Corruption = None,
-    n_corruptions: _Corruptions = 1,
-    split: _Split = "all",
-) -> None:
-    """Indirect object identification: "Then, Mary and John ... John gave a drink to" -> " Mary"."""
-    _generate("ioi", out, model, count, seed, corruption, n_corruptions, split)
+# What each command's help says.
+_ABOUT = {
+    "ioi": 'Indirect object identification: "Then, Mary and John ... John gave a drink to" -> '
+    '" Mary".',
+    "docstring": "Docstring completion: the third documented argument of a Python function.",
+}
 
 
-@app.command()
-def docstring(
-    out: _Out,
-    model: _Model = "demo",
-    count: _Count = 100,
-    seed: opt.Seed = 0,
-    corruption: _Corruption = None,
-    n_corruptions: _Corruptions = 1,
-    split: _Split = "all",
-) -> None:
-    """Docstring completion: the third documented argument of a Python function."""
-    _generate("docstring", out, model, count, seed, corruption, n_corruptions, split)
+def _command(name: str) -> Callable[..., None]:
+    """Return the command that generates pairs of a task."""
+
+    def generate(
+        out: _Out,
+        model: _Model = "demo",
+        count: _Count = 100,
+        seed: opt.Seed = 0,
+        corruption: _Corruption = None,
+        n_corruptions: _Corruptions = 1,
+        split: _Split = "all",
+    ) -> None:
+        from pie_jax.models.loader import load_model_tokenizer
+        from pie_jax.tasks import get_task, write_pairs
+
+        task = get_task(name)
+        pairs = task.generate(
+            count,
+            seed=seed,
+            tokenizer=load_model_tokenizer(model),
+            corruption=corruption or task.default_corruption,
+            n_corruptions=n_corruptions,
+            split=split,  # type: ignore[arg-type]
+        )
+        write_pairs(out, pairs)
+        Output().say(f"{len(pairs)} pairs: {out}")
+
+    generate.__doc__ = _ABOUT[name]
+    return generate
 
 
-def _generate(
-    name: str,
-    out: Path,
-    model: str,
-    count: int,
-    seed: int,
-    corruption: str | None,
-    n_corruptions: int,
-    split: str,
-) -> None:
-    from pie_jax.models.loader import load_model_tokenizer
-    from pie_jax.tasks import get_task, write_pairs
-
-    task = get_task(name)
-    pairs = task.generate(
-        count,
-        seed=seed,
-        tokenizer=load_model_tokenizer(model),
-        corruption=corruption or task.default_corruption,
-        n_corruptions=n_corruptions,
-        split=split,  # type: ignore[arg-type]
-    )
-    write_pairs(out, pairs)
-    Output().say(f"{len(pairs)} pairs: {out}")
+for _name in _ABOUT:
+    app.command(_name)(_command(_name))

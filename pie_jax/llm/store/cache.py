@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from pie_jax.llm.config import LLMConfig
 from pie_jax.llm.request import Answer, Request, Usage
@@ -98,10 +97,5 @@ class LLMStore:
     def __enter__(self) -> LLMStore:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
