@@ -139,7 +139,6 @@ def test_positions_have_roles(llama):
         columns(tokenizer, tokens, "x")
 
 
-@pytest.mark.slow
 def test_two_prompts(llama, tmp_path: Path):
     model, clt = llama
     texts = ("w5 w9 w30 w12 w7 w21 w33", "w5 w9 w30 w8 w7 w22 w33")
@@ -161,7 +160,6 @@ def test_two_prompts(llama, tmp_path: Path):
     assert set(links[0]["notes"]) == {"a", "b"}
 
 
-@pytest.mark.slow
 def test_a_task_of_a_run(llama, tmp_path: Path):
     model, clt = llama
     pairs = [
