@@ -109,11 +109,13 @@ def main(
             "preset": preset,
             "seed": seed,
         },
-        "scores": [_figure(one) for one in summaries],
+        "scores": [figure(one) for one in summaries],
         # Scores are clipped at 0, feature by feature: a mean of noise is above it.
-        "signed": {name: _score(signed(table, name)) for name in ("clarity", "responsiveness")},
+        "signed": {
+            name: score_figures(signed(table, name)) for name in ("clarity", "responsiveness")
+        },
         "kept - shuffled": {
-            scorer: _score(difference(table, scorer)) for scorer in DEFAULT_SCORERS
+            scorer: score_figures(difference(table, scorer)) for scorer in DEFAULT_SCORERS
         },
     }
     print(markdown(summaries) + chance_row(summaries))
@@ -143,17 +145,17 @@ def chance_row(summaries: list[Summary]) -> str:
     return f"| chance | {' | '.join(cells)} |"
 
 
-def _figure(one: Summary) -> dict[str, Any]:
+def figure(one: Summary) -> dict[str, Any]:
     return {
         "group": one.group,
         "scorer": one.scorer,
-        **_score(one.score),
+        **score_figures(one.score),
         "chance": one.chance,
         "undefined": dict(one.undefined),
     }
 
 
-def _score(score: Any) -> dict[str, Any]:
+def score_figures(score: Any) -> dict[str, Any]:
     return {"value": score.value, "interval": score.interval, "n": score.n}
 
 

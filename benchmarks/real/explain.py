@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import pie_jax
+from benchmarks.explanations import figure, score_figures
 from pie_jax.evaluate.presets import get_preset
 from pie_jax.evaluate.run import evaluate
 from pie_jax.evaluate.scorers import DEFAULT_SCORERS
@@ -70,8 +71,10 @@ def scores(
         "settings": {"method": METHOD, "budget": BUDGET, **sizes._asdict()},
         "tokens": examples[0].tokens_seen,
         "seconds": round(time.perf_counter() - began, 1),
-        "scores": [_figure(one) for one in summarise(table)],
-        "kept - shuffled": {name: _score(difference(table, name)) for name in DEFAULT_SCORERS},
+        "scores": [figure(one) for one in summarise(table)],
+        "kept - shuffled": {
+            name: score_figures(difference(table, name)) for name in DEFAULT_SCORERS
+        },
     }
 
 
@@ -93,17 +96,3 @@ def _features(model: LanguageModel, transcoder: Transcoder, sizes: Sizes) -> tup
         for key in random_features(result, list(every), sizes.features, sizes.seed)
     ]
     return list(dict.fromkeys(kept)), list(dict.fromkeys(others))
-
-
-def _figure(one: Any) -> dict[str, Any]:
-    return {
-        "group": one.group,
-        "scorer": one.scorer,
-        **_score(one.score),
-        "chance": one.chance,
-        "undefined": dict(one.undefined),
-    }
-
-
-def _score(score: Any) -> dict[str, Any]:
-    return {"value": score.value, "interval": score.interval, "n": score.n}

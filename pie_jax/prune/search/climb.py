@@ -48,22 +48,24 @@ def climb(search: Search) -> Circuits:
     """Return the best circuits found for every budget; of a member, its gain where the circuit was
     grown or learned, else its mean gain along the growing path."""
     null, order = fetch(search.null), np.argsort(search.budgets, kind="stable")
+    grown, rules = Choice(*map(fetch, search.grown)), _rules(search)
+    completing = [rules[RULES.index("relp")], np.abs(fetch(search.worth))]
     learning = _Learning(search)
     found: dict[int, Choice] = {}
     best: Choice | None = None
     ahead = np.zeros(len(null), bool)
     for s in order.tolist():
         size, before = search.budgets[s], best
-        best = Choice(*(fetch(part)[:, s] for part in search.grown))
-        best = _best_of_two(search, best, [_largest(search, by, size) for by in _rules(search)])
+        best = Choice(*(part[:, s] for part in grown))
+        best = _best_of_two(search, best, [_largest(search, by, size) for by in rules])
         if before is not None and (open_ := best.kl > SOLVED * null).any():
-            longer = [_completed(search, before, by, size) for by in _completing(search)]
+            longer = [_completed(search, before, by, size) for by in completing]
             best = _better(best, _best_of_two(search, best, longer), open_)
         if (open_ := best.kl > SOLVED * null).any():
             learned = learning.step(size, best.members, ahead, open_)
             best = _better(best, learned, open_)
         found[s] = best
-        ahead = best.kl < _AHEAD * fetch(search.grown.kl)[:, s]
+        ahead = best.kl < _AHEAD * grown.kl[:, s]
     put = search.inputs.put
     parts = zip(*(found[s] for s in range(len(order))), strict=True)
     return Circuits(*(put(np.stack(part, axis=1)) for part in parts))
@@ -72,12 +74,6 @@ def climb(search: Search) -> Circuits:
 def _rules(search: Search) -> list[np.ndarray]:
     """Return the gradient scores of the candidates by magnitude, [B, P] each."""
     return [np.abs(search.of_candidates(search.inputs.attribution(rule))) for rule in RULES]
-
-
-def _completing(search: Search) -> list[np.ndarray]:
-    """Return what completes a circuit: RelP, and mean gains along the path, by magnitude."""
-    relp = search.of_candidates(search.inputs.attribution("relp"))
-    return [np.abs(relp), np.abs(fetch(search.worth))]
 
 
 def _largest(search: Search, score: np.ndarray, size: int) -> np.ndarray:
