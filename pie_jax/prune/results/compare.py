@@ -16,6 +16,7 @@ from pie_jax.errors import InputError
 from pie_jax.intervals import Mean, bootstrap_mean, bootstrap_ratio
 from pie_jax.prune.results.measures import (
     CircuitSize,
+    against_target,
     area,
     by_prompt,
     compression,
@@ -94,6 +95,10 @@ def _measures(result: PruneResult, baseline: str) -> Iterator[_Measure]:
         yield _Measure("compression", title, {n: compression(result, n) for n in names}, _size)
     title = "completeness: the share of the behaviour that is left without the circuit"
     yield _Measure("completeness", title, result.summary("completeness"), of_all)
+    if "fap" in result.scores.schema.names:
+        title = "share of the kept effect that pulls against the target, by FAP's scores"
+        against = {name: against_target(result, name) for name in names}
+        yield _Measure("against", title, against, of_all)
     if has_kl_zero(result):
         title = "KL with what is not kept at zero activation, nats"
         yield _Measure("kl-zero", title, result.summary("kl_zero"), of_all)

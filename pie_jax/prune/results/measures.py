@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 
 from pie_jax.intervals import Mean, bootstrap_mean, bootstrap_ratio
 from pie_jax.prune.results.tables import PruneResult
@@ -164,6 +165,37 @@ def _jaccard(
     both = sorted(set(one) & set(other))
     shares = [len(one[p] & other[p]) / len(one[p] | other[p]) for p in both]
     return bootstrap_mean(np.array(shares))
+
+
+def against_target(result: PruneResult, method: str) -> dict[int, Mean | None]:
+    """Return by budget the mean share of the kept effect that pulls against the target: of the
+    kept occurrences' FAP scores by magnitude, that of scores below 0.
+
+    Needs FAP's scores: a run that has none raises `KeyError`.
+    """
+    budgets, values = shares_against(result, method)
+    return {k: bootstrap_mean(one) for k, one in zip(budgets.tolist(), values.T, strict=True)}
+
+
+def shares_against(result: PruneResult, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the budgets [K] and each prompt's share [prompts, K] of `against_target`; NaN where
+    nothing that is kept has a score."""
+    kept = result.selections.filter(pc.field("method") == method)
+    columns = ("prompt", "layer", "position", "feature")
+    scored = np.stack([result.scores[name].to_numpy() for name in columns])
+    wanted = np.stack([kept[name].to_numpy() for name in columns])
+    shape = np.concatenate([scored, wanted], axis=1).max(axis=1, initial=0) + 1
+    places = np.ravel_multi_index(tuple(scored), tuple(shape))
+    order = np.argsort(places)
+    at = np.searchsorted(places, np.ravel_multi_index(tuple(wanted), tuple(shape)), sorter=order)
+    effect = result.scores["fap"].to_numpy()[order[at]].astype(np.float64)
+    prompts, row = np.unique(wanted[0], return_inverse=True)
+    budgets, column = np.unique(kept["budget"].to_numpy(), return_inverse=True)
+    sums = np.zeros((2, len(prompts), len(budgets)))
+    np.add.at(sums[0], (row, column), np.maximum(-effect, 0.0))
+    np.add.at(sums[1], (row, column), np.abs(effect))
+    whole = np.where(sums[1] > 0, sums[1], np.nan)
+    return budgets, sums[0] / whole
 
 
 def unique_features(result: PruneResult, method: str, budget: int) -> int:

@@ -30,7 +30,7 @@ from pie_jax.prune.search.shared import Search
 from pie_jax.prune.search.space import Space, circuit_kl, map_prompts, side_by_side
 
 # KL of a circuit, as a share of that with nothing kept, below which it is not improved.
-SOLVED = 0.001
+SOLVED = 0.003
 # Learning goes on where the circuit before has at most so much of the grown one's KL. Then a member
 # of the best circuit so far has so much on top of its logit, and so much is left of the rate.
 _AHEAD, _HELD, _ON = 0.8, 0.3, 0.5

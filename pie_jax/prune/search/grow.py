@@ -1,21 +1,32 @@
 """Grow a circuit from nothing in stages, each by the gradient of KL at the circuit so far.
 
+A gain is of first order: many additions that each lower KL overshoot together. So a stage adds the
+largest gains only as far as they are to lower KL to nothing, and fills up with what pulls either
+way, in balance.
+
 Shapes: B batch, P candidates, E stages, K the largest circuit.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.devices.programs import program
 from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.search.circuits import Circuits, is_member, largest_members, measure
 from pie_jax.prune.search.space import Space, map_prompts
+
+# A stage's gains sum to at most so many times KL. Where KL is quadratic, those that lower it to
+# nothing sum to twice its value; on a pretrained model less left more of the circuits in balance.
+_ENOUGH = 1.5
+# A stage ends at most at so many times the circuit before it: further, gains no longer hold.
+_LONGEST = 4 / 3
 
 
 class Path(NamedTuple):
@@ -30,18 +41,19 @@ class Path(NamedTuple):
 def stage_ends(budgets: tuple[int, ...], stages: int, least: int = 1) -> list[int]:
     """Return how many occurrences are kept after each stage: every budget is one of them.
 
-    Stages grow with the circuit: early choices decide what later gradients see. Of the stages from
-    one occurrence on, those from `least` on.
+    Stages grow with the circuit: early choices decide what later gradients see. There are more than
+    `stages` where a large circuit would grow too fast. Of the stages from one occurrence on, those
+    from `least` on.
     """
     most = max(budgets)
+    stages = max(stages, 1 + math.ceil(math.log(most) / math.log(_LONGEST)))
     grid = np.unique(np.rint(np.geomspace(1, most, min(stages, most))).astype(int)).tolist()
     return sorted({*(end for end in grid if end >= least), *budgets})
 
 
 @program("most", "chunk")
 def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
-    """Return the path of circuits of `ends` [E] members, at most `most`; the largest gains (signed)
-    are added."""
+    """Return the path of circuits of `ends` [E] members, at most `most`."""
     # Once more at the end, where nothing is added: to measure the last circuit.
     stages = jnp.concatenate([ends, ends[-1:]])
 
@@ -49,8 +61,9 @@ def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
         def stage(members: Array, end: Array) -> tuple[Array, tuple[Circuits, Array]]:
             circuit, gain = jax.tree.map(lambda each: each[0], measure(space, members[None]))
             held = is_member(members, gain.shape[0])
-            longer = largest_members(jnp.where(held, jnp.inf, gain), end, most)
-            return longer, (circuit, gain)
+            free = jnp.where(held, -jnp.inf, gain)
+            chosen = held | additions(free, end - held.sum(), _ENOUGH * circuit.kl)
+            return largest_members(jnp.where(chosen, gain, -jnp.inf), end, most), (circuit, gain)
 
         nothing = jnp.full(most, PADDING, jnp.int32)
         _, (circuits, gains) = jax.lax.scan(stage, nothing, stages)
@@ -58,6 +71,34 @@ def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
         return Path(jax.tree.map(lambda each: each[1:], circuits), circuits.kl[0], worth)
 
     return map_prompts(one, chunk, space)
+
+
+def additions(
+    gain: Float[Array, " P"], count: Int[Array, ""], enough: Float[Array, ""]
+) -> Bool[Array, " P"]:
+    """Return which `count` candidates to add: those of the largest gains (signed). Where these sum
+    to more than `enough`, only so many of the largest, and of the lowest instead, that all do not.
+    A gain of -inf is no candidate."""
+    up, at_up = jax.lax.top_k(jnp.maximum(gain, 0.0), len(gain))
+    down, at_down = jax.lax.top_k(jnp.where(gain > -jnp.inf, -gain, -jnp.inf), len(gain))
+    ups, downs = (gain > 0).sum(), ((gain <= 0) & (gain > -jnp.inf)).sum()
+    count = jnp.minimum(count, ups + downs)
+    raised, lowered = _sums(up), _sums(jnp.maximum(down, 0.0))
+    # The sum rises with the number of gains above 0.
+    rising = jnp.arange(len(gain) + 1)
+    fits = (raised - lowered[jnp.maximum(count - rising, 0)] <= enough) & (rising <= count)
+    all_fit = raised[jnp.minimum(count, ups)] <= enough
+    rising = jnp.clip(fits.sum() - 1, jnp.maximum(count - downs, 0), jnp.minimum(count, ups))
+    rising = jnp.where(all_fit, jnp.minimum(count, ups), rising)
+    rank, falling = jnp.arange(len(gain)), count - rising
+    first = jnp.where(all_fit, downs - falling, 0)
+    fall = (rank >= first) & (rank < first + falling)
+    return jnp.zeros(gain.shape, bool).at[at_up].set(rank < rising).at[at_down].max(fall)
+
+
+def _sums(values: Float[Array, " P"]) -> Float[Array, " P+1"]:
+    """Return the sum of the first 0, 1, ... values."""
+    return jnp.concatenate([jnp.zeros(1, values.dtype), jnp.cumsum(values)])
 
 
 def largest(score: Float[Array, " P"], count: Int[Array, ""]) -> Float[Array, " P"]:

@@ -21,6 +21,7 @@ from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.results.compare import chart, has_kl_zero, load_runs, run_tables, stability_table
 from pie_jax.prune.results.measures import (
     CircuitSize,
+    against_target,
     area,
     by_prompt,
     compression,
@@ -34,6 +35,7 @@ from pie_jax.prune.results.measures import (
     stability,
     unique_features,
 )
+from pie_jax.prune.results.resumable_folder import load_result
 from pie_jax.prune.results.tables import PruneResult
 
 
@@ -156,12 +158,39 @@ def test_beside_the_baseline_and_beside_random():
     assert isinstance(found[10], CircuitSize)
 
 
+def test_effect_against_the_target_is_a_share_of_fap_s_scores_by_magnitude(runs):
+    result = load_result(runs[0])
+    scores = {
+        tuple(row[name] for name in ("prompt", "layer", "position", "feature")): row["fap"]
+        for row in result.scores.to_pylist()
+    }
+    for method in ("fap", "random"):
+        found = against_target(result, method)
+        for budget in found:
+            shares = []
+            for prompt, kept in kept_sets(result, method, budget).items():
+                own = [scores[prompt, *place] for place in kept]
+                shares.append(-sum(min(x, 0) for x in own) / sum(map(abs, own)))
+            assert found[budget] is not None
+            assert found[budget].mean == pytest.approx(np.mean(shares), rel=1e-5)
+            assert found[budget].n == len(shares)
+
+
 def test_compare_makes_tables_and_a_chart(runs):
     results = load_runs(runs, "fap")
     tables = list(run_tables(results, "fap"))
-    assert [table.row_count for _, table in tables] == [2] * 14
+    assert [table.row_count for _, table in tables] == [2] * 16
     titles = [title for title, _ in tables if title.startswith(str(runs[0]))]
-    words = ("KL(clean", "by fap's", "by K", "random", "completeness", "at zero", "log K")
+    words = (
+        "KL(clean",
+        "by fap's",
+        "by K",
+        "random",
+        "completeness",
+        "against",
+        "at zero",
+        "log K",
+    )
     assert all(word in title for word, title in zip(words, titles, strict=True))
     assert stability_table(results)[1].row_count == 2
     assert str(chart(results)).startswith("<svg")
@@ -188,7 +217,7 @@ def test_the_command_prints_what_they_show_for_scripts(runs, monkeypatch, capsys
         assert float(rows[0]["value"]) >= 0
     assert {row["run"] for row in rows} == set(map(str, runs))
     measures = {row["measure"] for row in rows}
-    assert measures >= {"kl", "kl-ratio", "compression", "completeness", "kl-zero"}
+    assert measures >= {"kl", "kl-ratio", "compression", "completeness", "against", "kl-zero"}
     assert measures >= {"area", "cpr", "cmd", "unique", "jaccard"}
 
 
