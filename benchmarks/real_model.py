@@ -31,7 +31,15 @@ from pie_jax.transcoders.training.run import TrainOptions, train_clt
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TASKS = ("ioi", "docstring")
 # Groups of methods in the order in which they are run: what is cheap first.
-ORDER = (chunks.CHEAP, chunks.GROWN, chunks.SEARCH, chunks.UNSEEN, chunks.OTHERS)
+ORDER = (
+    chunks.AUTO,
+    chunks.CHEAP,
+    chunks.SYNERGY,
+    chunks.UNSEEN,
+    chunks.ONCE,
+    chunks.GROWN,
+    chunks.OTHERS,
+)
 _UNSEEN_VERSIONS = 8
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)

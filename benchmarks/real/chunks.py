@@ -15,71 +15,84 @@ import pie_jax
 from benchmarks.parts.machine import write_json
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.results.compare import occurrence_counts
-from pie_jax.prune.results.measures import by_prompt
+from pie_jax.prune.results.measures import by_prompt, shares_against
 from pie_jax.prune.results.tables import PruneResult
 from pie_jax.tasks import Pair
 from pie_jax.transcoders.store import Transcoder
 
-SIZES = (10, 25, 50, 100, 200, 400, 800)
+SIZES = (1, 2, 5, 10, 25, 50, 100, 200, 400, 800, 1600, 3200)
 # From one size of random sets to the next, and up to which.
 RANDOM_SIZES = tuple(round(1000 * 1.3**step) for step in range(11))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Methods that are run together on `size` pairs at a time."""
+    """Methods that are run together on `size` pairs at a time, up to `pairs` of them."""
 
     name: str
     methods: tuple[str, ...]
     budgets: tuple[int, ...] = SIZES
     size: int = 4
+    pairs: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 CHEAP = Group("cheap", ("fap", "relp", "activation-magnitude", "integrated-gradients", "random"))
 GROWN = Group("random", ("random",), RANDOM_SIZES)
-# Thousands of passes a prompt: fewer budgets, and few prompts at a time.
-_SEARCHED = (10, 25, 50, 100, 200)
-SEARCH = Group("search", ("fap-synergy", "auto"), _SEARCHED, 2)
-OTHERS = Group("others", ("staged", "learned", "factp"), _SEARCHED, 2)
+AUTO = Group("auto", ("auto",))
+# Hundreds of passes a prompt and budget.
+SYNERGY = Group("synergy", ("fap-synergy",), (10, 25, 50, 100, 200, 400))
+# One budget alone, for what it costs; the first chunk compiles.
+ONCE = Group("synergy at 100", ("fap-synergy",), (100,), pairs=12)
+OTHERS = Group("others", ("staged", "learned", "factp"), (10, 25, 50, 100, 200), size=2, pairs=2)
 UNSEEN = Group(
     "unseen",
     ("fap", "fap-synergy", "auto"),
-    (50, 100),
-    2,
-    {"judge_corruptions": "unseen"},
+    (25, 50, 100, 200, 400),
+    settings={"judge_corruptions": "unseen"},
 )
+MEASURES = {"completeness": "completeness", "faithfulness": "faithfulness", "kl": "kl_last"}
 
 
 def chunk_files(folder: Path, task: str, group: Group, pairs: int) -> Iterator[tuple[Path, slice]]:
     """Yield the file of every chunk of a task's pairs and which pairs it holds."""
-    for start in range(0, pairs, group.size):
-        stop = min(start + group.size, pairs)
+    count = min(pairs, group.pairs or pairs)
+    for start in range(0, count, group.size):
+        stop = min(start + group.size, count)
         yield folder / task / group.name / f"{start:03d}-{stop:03d}.json", slice(start, stop)
 
 
 def measure_chunk(
     model: LanguageModel, transcoder: Transcoder, pairs: Sequence[Pair], group: Group, seed: int
 ) -> dict[str, Any]:
-    """Prune pairs and return KL by method and budget, a number a prompt, and what it took."""
-    began = time.perf_counter()
+    """Prune pairs and return measures by method and budget, a number a prompt, and what it took.
+
+    FAP is run beside the methods, as its scores tell what pulls against the target.
+    """
+    began, cpu = time.perf_counter(), time.process_time()
     result = pie_jax.prune(
         model,
         transcoder,
         pairs,
-        methods=group.methods,
+        methods=tuple(dict.fromkeys(("fap", *group.methods))),
         budgets=group.budgets,
         batch_size=group.size,
         seed=seed,
         **group.settings,
     )
+    cpu = time.process_time() - cpu
     return {
-        "kl": {method: _columns(result, method) for method in group.methods},
+        **{
+            name: {method: _columns(*by_prompt(result, method, of)) for method in group.methods}
+            for name, of in MEASURES.items()
+        },
+        "against": {m: _columns(*shares_against(result, m)) for m in group.methods},
         "null": _null(result),
         "occurrences": occurrence_counts(result).tolist(),
         "seconds": {
             method: result.record["seconds"].get(f"method {method}") for method in group.methods
         },
+        "cpu_seconds": cpu,
         "all_seconds": time.perf_counter() - began,
     }
 
@@ -104,7 +117,8 @@ def run_chunks(
 def joined(folder: Path, task: str, group: Group) -> dict[str, Any] | None:
     """Return the chunks that a group has, one after another, by prompt; None without any.
 
-    Seconds are the least of any chunk a prompt: those of a chunk that compiles nothing.
+    Seconds are the least of any chunk a prompt: those of a chunk that compiles nothing. CPU seconds
+    are of all that a chunk does.
     """
     chunks = [
         json.loads(path.read_text(encoding="utf-8"))
@@ -113,15 +127,10 @@ def joined(folder: Path, task: str, group: Group) -> dict[str, Any] | None:
     if not chunks:
         return None
     return {
-        "kl": {
-            method: {
-                int(budget): np.concatenate([one["kl"][method][budget] for one in chunks])
-                for budget in chunks[0]["kl"][method]
-            }
-            for method in chunks[0]["kl"]
-        },
+        **{name: _joined(chunks, name) for name in (*MEASURES, "against")},
         "null": np.concatenate([one["null"] for one in chunks]),
         "occurrences": np.concatenate([one["occurrences"] for one in chunks]),
+        "cpu_seconds": min(one["cpu_seconds"] / len(one["null"]) for one in chunks),
         "seconds": {
             method: min(
                 one["seconds"][method] / len(one["null"])
@@ -133,8 +142,17 @@ def joined(folder: Path, task: str, group: Group) -> dict[str, Any] | None:
     }
 
 
-def _columns(result: PruneResult, method: str) -> dict[str, list[float]]:
-    budgets, values = by_prompt(result, method, "kl_last")
+def _joined(chunks: Sequence[dict[str, Any]], name: str) -> dict[str, dict[int, np.ndarray]]:
+    return {
+        method: {
+            int(budget): np.concatenate([one[name][method][budget] for one in chunks])
+            for budget in row
+        }
+        for method, row in chunks[0][name].items()
+    }
+
+
+def _columns(budgets: np.ndarray, values: np.ndarray) -> dict[str, list[float]]:
     return {str(budget): values[:, i].tolist() for i, budget in enumerate(budgets.tolist())}
 
 

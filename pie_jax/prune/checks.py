@@ -49,9 +49,10 @@ def check_options(options: PruneOptions) -> None:
         "acdc.bisections": options.acdc.bisections,
         "integrated.points": options.integrated.points,
         "search.candidates": options.search.candidates,
-        "search.stages": options.search.stages,
         "search.steps": options.search.steps,
     }
+    if options.search.stages is not None:
+        positive["search.stages"] = options.search.stages
     for name, value in positive.items():
         if not _is_whole(value):
             raise InputError(f"{name}: must be a whole number of at least 1, but it is {value}.")

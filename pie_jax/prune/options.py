@@ -52,7 +52,7 @@ class SearchOptions:
     """
 
     candidates: int = 4096
-    stages: int = 20
+    stages: int | None = None  # 20, and more where a circuit would grow by over a third
     steps: int = 4
     rate: float = 0.2
     exchanges: int = 0

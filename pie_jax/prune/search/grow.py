@@ -25,8 +25,8 @@ from pie_jax.prune.search.space import Space, map_prompts
 # A stage's gains sum to at most so many times KL. Where KL is quadratic, those that lower it to
 # nothing sum to twice its value; on a pretrained model less left more of the circuits in balance.
 _ENOUGH = 1.5
-# A stage ends at most at so many times the circuit before it: further, gains no longer hold.
-_LONGEST = 4 / 3
+# By default so many stages, and so many that none makes a circuit longer than this: gains change.
+_STAGES, _LONGEST = 20, 4 / 3
 
 
 class Path(NamedTuple):
@@ -38,17 +38,21 @@ class Path(NamedTuple):
     worth: Float[Array, "B P"]
 
 
-def stage_ends(budgets: tuple[int, ...], stages: int, least: int = 1) -> list[int]:
+def stage_ends(budgets: tuple[int, ...], stages: int | None, least: int = 1) -> list[int]:
     """Return how many occurrences are kept after each stage: every budget is one of them.
 
-    Stages grow with the circuit: early choices decide what later gradients see. There are more than
-    `stages` where a large circuit would grow too fast. Of the stages from one occurrence on, those
-    from `least` on.
+    Stages grow with the circuit: early choices decide what later gradients see. Of the stages from
+    one occurrence on, those from `least` on.
     """
     most = max(budgets)
-    stages = max(stages, 1 + math.ceil(math.log(most) / math.log(_LONGEST)))
-    grid = np.unique(np.rint(np.geomspace(1, most, min(stages, most))).astype(int)).tolist()
+    count = stage_count(most, stages)
+    grid = np.unique(np.rint(np.geomspace(1, most, min(count, most))).astype(int)).tolist()
     return sorted({*(end for end in grid if end >= least), *budgets})
+
+
+def stage_count(most: int, stages: int | None) -> int:
+    """Return in how many stages a circuit of `most` occurrences grows, if not in `stages`."""
+    return stages or max(_STAGES, 1 + math.ceil(math.log(most) / math.log(_LONGEST)))
 
 
 @program("most", "chunk")

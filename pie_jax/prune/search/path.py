@@ -23,7 +23,7 @@ from pie_jax.prune.batch.metrics import last_logits
 from pie_jax.prune.batch.problem import Problem, mean_over_corruptions, over_prompts
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.kl import objective_value
-from pie_jax.prune.search.grow import largest, stage_ends
+from pie_jax.prune.search.grow import largest, stage_count, stage_ends
 
 # KL has no gradient at the clean run: the first stage from there averages over these shares kept.
 _SHARES = (0.125, 0.375, 0.625, 0.875)
@@ -55,7 +55,7 @@ def path_ends(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[int]:
         return stage_ends(budgets, stages)
     most = int(inputs.occurrences.count.max())
     # A stage more than asked for is the start itself.
-    grid = np.rint(np.geomspace(min(budgets), most, stages + 1)).astype(int)
+    grid = np.rint(np.geomspace(min(budgets), most, stage_count(most, stages) + 1)).astype(int)
     return sorted({*grid[:-1].tolist(), *budgets})
 
 

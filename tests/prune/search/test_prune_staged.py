@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from search_helpers import Case, case, listed
 
 import pie_jax
 from pie_jax.models.loader import load_model
-from pie_jax.prune.search.grow import grow, largest, stage_ends
+from pie_jax.prune.search.grow import additions, grow, largest, stage_ends
 from pie_jax.tasks import get_task
 from pie_jax.transcoders.loader import load_transcoder
 
@@ -29,6 +30,43 @@ def test_a_path_may_start_at_a_circuit_of_some_size():
     assert stage_ends((5, 20), 20, 5) == [n for n in stage_ends((5, 20), 20) if n >= 5]
 
 
+def test_large_circuits_grow_in_more_stages_unless_told():
+    assert len(stage_ends((80,), None)) == len(stage_ends((80,), 20))
+    ends = np.array(stage_ends((10_000,), None))
+    assert (ends[1:] <= np.ceil(ends[:-1] * 4 / 3)).all()
+    assert len(stage_ends((10_000,), 5)) == 5
+
+
+def added(gain: np.ndarray, count: int, enough: float) -> list[float]:
+    """Return the gains of what is to be added, each number of the largest tried in turn."""
+    rise = sorted((g for g in gain.tolist() if g > 0), reverse=True)
+    fall = sorted(g for g in gain.tolist() if -np.inf < g <= 0)
+    count = min(count, len(rise) + len(fall))
+    largest = sorted([*rise, *fall], reverse=True)[:count]
+    if sum(g for g in largest if g > 0) <= enough:
+        return sorted(largest)
+    sets = [
+        [*rise[:n], *fall[: count - n]]
+        for n in range(count + 1)
+        if n <= len(rise) and count - n <= len(fall)
+    ]
+    fit = [one for one in sets if sum(one) <= enough]
+    return sorted(fit[-1] if fit else sets[0])
+
+
+def test_additions_lower_kl_no_further_than_to_nothing():
+    """Against a slow version; of 9 candidates, some are padding, some have no gain."""
+    random, compiled = np.random.default_rng(0), jax.jit(additions)
+    for draw in range(200):
+        gain = random.normal(size=9).astype(np.float32)
+        gain = np.abs(gain) * (-1) ** draw if draw % 3 == 0 else gain
+        gain[random.random(9) < 0.2] = -np.inf
+        gain[random.random(9) < 0.1] = 0.0
+        count, enough = int(random.integers(0, 11)), float(random.exponential(2.0))
+        mask = np.asarray(compiled(jnp.asarray(gain), jnp.int32(count), jnp.float32(enough)))
+        assert sorted(gain[mask].tolist()) == added(gain, count, enough)
+
+
 def test_the_largest_are_signed_and_never_padding():
     score = jnp.array([0.5, -2.0, -jnp.inf, 0.9, 0.5])
     assert largest(score, jnp.int32(2)).tolist() == [1, 0, 0, 1, 0]
@@ -36,7 +74,7 @@ def test_the_largest_are_signed_and_never_padding():
     assert largest(score, jnp.int32(9)).tolist() == [1, 1, 0, 1, 1]
 
 
-def test_each_stage_adds_the_largest_gains_at_the_circuit_so_far(case: Case):
+def test_each_stage_adds_gains_in_balance_at_the_circuit_so_far(case: Case):
     ends = [1, 3, 6]
     path = grow(case.space, jnp.asarray(ends), max(ends), chunk=1)
     for b in range(case.prompts):
@@ -46,7 +84,8 @@ def test_each_stage_adds_the_largest_gains_at_the_circuit_so_far(case: Case):
             if not kept:
                 assert float(path.null[b]) == pytest.approx(kl, abs=1e-4)
             free = np.array([-np.inf if n in kept else g for n, g in enumerate(gain)])
-            kept += np.argsort(-free, kind="stable")[: end - len(kept)].tolist()
+            values = added(free, end - len(kept), 1.5 * kl)
+            kept += [int(np.flatnonzero(free == value)[0]) for value in values]
             assert listed(path.circuits.members[b])[stage] == sorted(kept)
             kl, _ = case.kl_and_gain(b, kept)
             assert float(path.circuits.kl[b, stage]) == pytest.approx(kl, abs=1e-4)
