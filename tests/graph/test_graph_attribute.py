@@ -147,10 +147,10 @@ def test_the_best_features_are_found_by_influence(update: int, llama):
 def test_a_second_prompt_compiles_nothing(llama):
     model, transcoder = llama
     attribute(model, transcoder, PROMPT, features=20)
-    before = [one.count() for one in (frozen.point, frozen.effects, frozen.errors)]
+    before = [one.count() for one in (frozen.points, frozen.effects, frozen.errors)]
     other = attribute(model, transcoder, "w3 w8 w15 w6 w4 w22", features=20)
     assert other.feature_count == 20
-    assert [one.count() for one in (frozen.point, frozen.effects, frozen.errors)] == before
+    assert [one.count() for one in (frozen.points, frozen.effects, frozen.errors)] == before
 
 
 def test_sources_are_multiplied_in_groups(llama, monkeypatch: pytest.MonkeyPatch):
