@@ -8,21 +8,27 @@ active features.
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from pie_jax.devices.shapes import bucket
 from pie_jax.errors import InputError
-from pie_jax.graph.frozen import Effects, Injected, Point, Sources, effects
+from pie_jax.graph.frozen import Injected, Point, effects
 from pie_jax.graph.influence import influence, normalised
 from pie_jax.graph.sources import Active, Written, encoder_rows, in_chunks
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.store import Transcoder
+
+# Batches of targets that are computed at once.
+_MOST_THREADS = 8
 
 Place = tuple[int, int, int]
 Key = tuple[int, int]
@@ -126,7 +132,18 @@ class Work:
         batch = self.batch
         if not any(len(one.features) for one in wanted.values()):
             batch = min(batch, bucket(max(len(one.targets) for one in wanted.values())))
-        for parts, result in self._computed(reads, sources, batch):
+
+        def compute(begin: int) -> None:
+            parts = {
+                number: one.order[begin : begin + batch]
+                for number, one in reads.items()
+                if begin < len(one.order)
+            }
+            result = effects(
+                self.model.transformer, self.at, self._injected(reads, parts, batch),
+                self.written.table, sources, self.written.error, self.written.skip,
+                self.transcoder.config.input_site,
+            )  # fmt: skip
             by_feature, by_error, by_token = map(np.asarray, result)
             for number, here in parts.items():
                 length, end = self.lengths[number], len(columns[number])
@@ -135,6 +152,8 @@ class Work:
                 found = by_error[number, filled, :, :length]
                 rows[here, end:-length] = found.reshape(len(here), -1)
                 rows[here, -length:] = by_token[number, filled, :length]
+
+        _in_threads(compute, range(0, max(len(one.order) for one in reads.values()), batch))
         return out
 
     def _reads(self, wanted: Mapping[int, Wanted]) -> dict[int, _Reads]:
@@ -156,29 +175,6 @@ class Work:
             begin = end
         return out
 
-    def _computed(
-        self, reads: Mapping[int, _Reads], sources: Sources, batch: int
-    ) -> Iterator[tuple[dict[int, np.ndarray], Effects]]:
-        """Yield which targets of each prompt are computed, and their effects, the next ones being
-        computed."""
-        waiting: tuple[dict[int, np.ndarray], Effects] | None = None
-        for begin in range(0, max(len(one.order) for one in reads.values()), batch):
-            parts = {
-                number: one.order[begin : begin + batch]
-                for number, one in reads.items()
-                if begin < len(one.order)
-            }
-            result = effects(
-                self.model.transformer, self.at, self._injected(reads, parts, batch),
-                self.written.table, sources, self.written.error, self.written.skip,
-                self.transcoder.config.input_site,
-            )  # fmt: skip
-            if waiting is not None:
-                yield waiting
-            waiting = (parts, result)
-        if waiting is not None:
-            yield waiting
-
     def _injected(
         self, reads: Mapping[int, _Reads], parts: Mapping[int, np.ndarray], batch: int
     ) -> Injected:
@@ -191,6 +187,26 @@ class Work:
             position[number, filled] = one.position[here]
             vector[number, filled] = one.vector[here]
         return Injected(jnp.asarray(layer), jnp.asarray(position), jnp.asarray(vector))
+
+
+def _in_threads(run: Callable[[int], None], values: Iterable[int]) -> None:
+    """Run something for each value, a few at a time.
+
+    On a CPU, XLA computes what stands in a loop on one core; elsewhere results are fetched while
+    the next ones are computed.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = min(cores or 1, _MOST_THREADS) if jax.default_backend() == "cpu" else 2
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+    def work(value: int) -> None:
+        # jax keeps it for each thread apart.
+        with jax.default_device(device):
+            run(value)
+
+    with ThreadPoolExecutor(threads, "graph") as pool:
+        for _ in pool.map(work, values):
+            pass
 
 
 def grown(work: Work, growing: Sequence[Generator[Wanted, np.ndarray, Grown]]) -> list[Grown]:

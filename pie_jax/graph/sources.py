@@ -27,7 +27,7 @@ _CHUNKS = (8, 128)
 # Of all active features classes are coarse up to here, so that prompts share programs.
 _COARSE = 8192
 # Rows that are multiplied side by side: on a CPU they stay in its caches.
-_ROW_BYTES = {"cpu": 16 << 20}
+_ROW_BYTES = {"cpu": 1 << 19}
 _FASTER = 256 << 20
 
 
@@ -130,8 +130,10 @@ def in_chunks(
         _laid(one, here, length, shape) for one, here in zip(written.active, members, strict=True)
     ]
     used = max(used for _, _, used in laid)
-    arrays = jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *(one for one, _, _ in laid))
-    return Sources(*arrays, jnp.int32(used)), [slot for _, slot, _ in laid]
+    stacked: Any = jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *(a for a, _, _ in laid))
+    writes, activation, position = stacked
+    sources = Sources(writes, activation, position, jnp.int32(used))
+    return sources, [slot for _, slot, _ in laid]
 
 
 def _laid(
