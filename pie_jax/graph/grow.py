@@ -7,7 +7,6 @@ active features.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pie_jax.devices.shapes import bucket
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, whole_number
 from pie_jax.graph.frozen import Injected, Point, effects
 from pie_jax.graph.influence import influence, normalised
 from pie_jax.graph.sources import Active, Written, encoder_rows, in_chunks
@@ -55,8 +54,13 @@ def check_numbers(features: Features, update: int) -> None:
     """Raise `InputError` for a negative number of features, or no update."""
     if update < 1:
         raise InputError(f"update {update}: at least 1")
-    if not (features is None or isinstance(features, Iterable)) and operator.index(features) < 0:
-        raise InputError(f"features {features}: at least 0")
+    if features is None:
+        return
+    if not isinstance(features, Iterable):
+        if whole_number(features, "features") < 0:
+            raise InputError(f"features {features}: at least 0")
+    elif any(len(place) not in (2, 3) for place in features):
+        raise InputError("features: each is (layer, position, feature) or (layer, feature)")
 
 
 def grow(
@@ -71,7 +75,7 @@ def grow(
     if features is None or isinstance(features, Iterable):
         wanted = active.count
     else:
-        wanted = operator.index(features)
+        wanted = whole_number(features, "features")
     if wanted >= active.count:
         chosen = _places(active, features) if isinstance(features, Iterable) else every
         return Grown(chosen, (yield Wanted(chosen, vectors, chosen)))
@@ -239,7 +243,7 @@ def _best(
 
 
 def _places(active: Active, places: Iterable[Place | Key]) -> Int[np.ndarray, " S"]:
-    given = [tuple(int(number) for number in place) for place in places]
+    given = [tuple(whole_number(number, "features") for number in place) for place in places]
     keys = {place for place in given if len(place) == 2}
     if keys:
         every = zip(active.layer.tolist(), active.feature.tolist(), strict=True)

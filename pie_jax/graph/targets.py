@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pie_jax.devices.shapes import bucket
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, whole_number
 from pie_jax.graph.frozen import logit_vectors
 from pie_jax.graph.types import Target
 from pie_jax.models.loader import LanguageModel
@@ -145,8 +145,7 @@ def _token_id(model: LanguageModel, answer: str | int) -> int:
                 f"target {answer!r} is {len(pieces)} tokens, {pieces}; it has to be one"
             )
         return index
-    if not 0 <= int(answer) < model.config.vocab_size:
-        raise InputError(
-            f"target {answer}: the model has tokens 0 to {model.config.vocab_size - 1}"
-        )
-    return int(answer)
+    index = whole_number(answer, "targets")
+    if not 0 <= index < model.config.vocab_size:
+        raise InputError(f"target {index}: the model has tokens 0 to {model.config.vocab_size - 1}")
+    return index

@@ -55,6 +55,29 @@ def test_a_change_is_one_finite_amount(amounts: dict[str, Any]):
     refuses(lambda: Change(0, 1, 2, **amounts), "change 0:1@2")
 
 
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ((1.5, 2, 3), "layer: 1.5 is not a whole number"),
+        ((1, 3.7, 3), "feature: 3.7 is not a whole number"),
+        ((1, 2, 3.7), "position: 3.7 is not a whole number"),
+        ((1, 2, slice(2, 4.5)), "position: 4.5 is not a whole number"),
+        ((1, "2", 3), "feature: '2' is not a whole number"),
+        ((True, 2, 3), "layer: True is not a whole number"),
+        ((1, float("nan"), 3), "feature: nan is not a whole number"),
+    ],
+)
+def test_places_are_whole_numbers(place: Any, named: str):
+    refuses(lambda: Change(*place, value=1.0), "change ", named)
+
+
+def test_whole_floats_of_a_json_are_taken():
+    found = Change(2.0, 17.0, 5.0, value=3.5)  # type: ignore[arg-type]
+    assert (found, str(found)) == (Change(2, 17, 5, value=3.5), "2:17@5=3.5")
+    found = Change(np.int64(2), 17, slice(3.0, None), value=1)  # type: ignore[arg-type]
+    assert found == Change(2, 17, slice(3, None), value=1)
+
+
 def test_a_slice_has_no_step():
     refuses(lambda: Change(0, 1, slice(1, 9, 2), value=1.0), "step")
     assert Change(0, 1, slice(1, 9, 1), value=1.0)
@@ -125,6 +148,9 @@ GOOD = [Change(0, 1, 1, value=1.0)]
         ("w5", {"targets": [40]}, ["target 40", "40"]),
         ("w5", {"activations": "all"}, ["`all`"]),
         ("w5", {"activations": [(3, 0)]}, ["layer 3"]),
+        ("w5", {"activations": [(0, 3.7)]}, ["activations: 3.7 is not a whole number"]),
+        ("w5", {"targets": [4.5]}, ["targets: 4.5 is not a whole number"]),
+        ([[1, 5.5]], {}, ["prompts: 5.5 is not a whole number"]),
         ("w5", {"pre_activations": True}, ["activations"]),
         ("w5", {"batch_size": 0}, ["batch_size"]),
     ],
