@@ -41,7 +41,7 @@ def main(
     prompts: Annotated[int, typer.Option(help="After the first.")] = 5,
     peers: Annotated[bool, typer.Option("--peers", help="circuit-tracer too.")] = False,
     demo: Annotated[bool, typer.Option(help="Graphs of the demo.")] = True,
-    lengths: Annotated[str, typer.Option(help="Tokens of prompts.")] = "32,64,128,256,512",
+    lengths: Annotated[str, typer.Option(help="Tokens of prompts.")] = "32,128,512,2048",
     length_shape: Annotated[str, typer.Option(help="Weights for the lengths.")] = "tiny",
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     child: Annotated[int | None, typer.Option(hidden=True)] = None,

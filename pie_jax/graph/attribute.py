@@ -20,7 +20,7 @@ from pie_jax.devices.mesh import mesh_of
 from pie_jax.devices.shapes import bucket, length_class
 from pie_jax.errors import InputError
 from pie_jax.graph.frozen import Point, points
-from pie_jax.graph.grow import Features, Grown, Key, Place, Work, check_numbers, grow, grown
+from pie_jax.graph.grow import Features, Grown, Key, Place, Work, check_features, grow, grown
 from pie_jax.graph.sources import Active, read_written
 from pie_jax.graph.targets import Asked, Targets, find_targets, read_targets
 from pie_jax.graph.types import Corrupted, Graph, Target
@@ -200,7 +200,7 @@ class _Run:
         embedding = self.model.transformer.embedding.get_value()
         if self.transcoder.mesh is not None or mesh_of(embedding) is not None:
             raise InputError("attribution graphs run on one device: open the model without a mesh")
-        check_numbers(self.features, self.update)
+        check_features(self.transcoder, self.features, self.update)
         if self.batch is not None and self.batch < 1:
             raise InputError(f"batch {self.batch}: at least 1")
 

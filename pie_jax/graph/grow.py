@@ -20,6 +20,8 @@ from jaxtyping import Float, Int
 
 from pie_jax.devices.shapes import bucket
 from pie_jax.errors import InputError, whole_number
+from pie_jax.features.activations import check_keys
+from pie_jax.features.records import FeatureKey
 from pie_jax.graph.frozen import Injected, Point, effects
 from pie_jax.graph.influence import influence, normalised
 from pie_jax.graph.sources import Active, Written, encoder_rows, in_chunks
@@ -50,8 +52,9 @@ class Grown(NamedTuple):
     rows: Float[np.ndarray, "S+K S+L*T+T"]
 
 
-def check_numbers(features: Features, update: int) -> None:
-    """Raise `InputError` for a negative number of features, or no update."""
+def check_features(transcoder: Transcoder, features: Features, update: int) -> None:
+    """Raise `InputError` for a negative number of features, no update, and for named features that
+    the transcoder does not have."""
     if update < 1:
         raise InputError(f"update {update}: at least 1")
     if features is None:
@@ -59,8 +62,12 @@ def check_numbers(features: Features, update: int) -> None:
     if not isinstance(features, Iterable):
         if whole_number(features, "features") < 0:
             raise InputError(f"features {features}: at least 0")
-    elif any(len(place) not in (2, 3) for place in features):
+        return
+    if any(len(place) not in (2, 3) for place in features):
         raise InputError("features: each is (layer, position, feature) or (layer, feature)")
+    named = (FeatureKey(place[0], place[-1]) for place in features)
+    if keys := list(dict.fromkeys(named)):
+        check_keys(transcoder, keys)
 
 
 def grow(

@@ -217,6 +217,8 @@ def test_a_graph_without_features(llama):
         ({"probability": 0.0}, "a share above 0"),
         ({"features": -1}, "features -1: at least 0"),
         ({"features": [(0, 0, 1)]}, "feature 1 of layer 0 is not active at position 0"),
+        ({"features": [(0, 3, 12)]}, "has no feature 12 in layer 0; it has 3 layers of 12"),
+        ({"features": [(3, 5)]}, "has no feature 5 in layer 3"),
         ({"features": 3.7}, "features: 3.7 is not a whole number"),
         ({"features": [(0, 3, 1.5)]}, "features: 1.5 is not a whole number"),
         ({"features": [(0,)]}, r"features: each is \(layer, position, feature\) or"),
