@@ -23,7 +23,7 @@ from pie_jax.errors import InputError, whole_number
 from pie_jax.features.activations import check_keys
 from pie_jax.features.records import FeatureKey
 from pie_jax.graph.frozen import Injected, Point, effects
-from pie_jax.graph.influence import influence, normalised
+from pie_jax.graph.prune import influence, normalised
 from pie_jax.graph.sources import Active, Written, encoder_rows, in_chunks
 from pie_jax.models.loader import LanguageModel
 from pie_jax.transcoders.store import Transcoder
