@@ -41,7 +41,7 @@ def main(
     prompts: Annotated[int, typer.Option(help="After the first.")] = 5,
     peers: Annotated[bool, typer.Option("--peers", help="circuit-tracer too.")] = False,
     demo: Annotated[bool, typer.Option(help="Graphs of the demo.")] = True,
-    lengths: Annotated[str, typer.Option(help="Tokens of prompts.")] = "32,64,128,256,512",
+    lengths: Annotated[str, typer.Option(help="Tokens of prompts.")] = "32,128,512,2048",
     length_shape: Annotated[str, typer.Option(help="Weights for the lengths.")] = "tiny",
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     child: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -166,13 +166,13 @@ def _gap(graph: Any, other: Any) -> float:
     return float(np.abs(graph.rows[np.ix_(rows, columns)] - matrix[:, others]).max())
 
 
-def _demo(features: int, prompts: int = 64) -> dict[str, Any]:
-    """Return seconds of a batch of prompts of the demo's task, which go one after another."""
+def _demo(features: int, prompts: int = 64, rounds: int = 3) -> dict[str, Any]:
+    """Return prompts/s of the demo's task, one prompt after another and in a batch, in turn."""
     import pie_jax
     from pie_jax.tasks import get_task
 
     model, transcoder = pie_jax.load_model(), pie_jax.load_transcoder()
-    pairs = get_task("ioi").generate(prompts + 1, seed=0, tokenizer=model.tokenizer)
+    first, *pairs = get_task("ioi").generate(prompts + 1, seed=0, tokenizer=model.tokenizer)
 
     def one(pair: Any) -> Any:
         targets = (pair.target, pair.distractor)
@@ -180,15 +180,39 @@ def _demo(features: int, prompts: int = 64) -> dict[str, Any]:
             model, transcoder, pair.clean, targets=targets, features=features
         )
 
-    first, graph = _seconds(one, pairs[0])
-    each = [_seconds(one, pair)[0] for pair in pairs[1:]]
+    def batch(some: Sequence[Any]) -> Any:
+        targets = [(pair.target, pair.distractor) for pair in some]
+        texts = [pair.clean for pair in some]
+        return pie_jax.attribution_graphs(
+            model, transcoder, texts, targets=targets, features=features
+        )
+
+    alone, graph = _seconds(one, first)
+    together, _ = _seconds(batch, pairs[:8])
+    each, whole, gap = [], [], 0.0
+    for _ in range(rounds):
+        found = [_seconds(one, pair) for pair in pairs]
+        each.append([seconds for seconds, _ in found])
+        seconds, graphs = _seconds(batch, pairs)
+        whole.append(seconds)
+        gap = max(
+            gap,
+            *(float(np.abs(a.rows - b.rows).max())
+              for (_, a), b in zip(found, graphs, strict=True)),
+        )  # fmt: skip
+    serial = median(map(sum, each))
     return {
         "prompts": prompts,
         "nodes": graph.node_count,
-        "first": first,
-        "each": _spread(each),
-        "all": sum(each),
-        "prompts_per_second": prompts / sum(each),
+        "first": alone,
+        "first_batch": together,
+        "each": _spread([seconds for one in each for seconds in one]),
+        "all": serial,
+        "prompts_per_second": prompts / serial,
+        "batch": _spread(whole),
+        "batch_prompts_per_second": prompts / median(whole),
+        "batch_ratio": serial / median(whole),
+        "largest_gap": gap,
     }
 
 
@@ -272,6 +296,9 @@ def _tables(figures: dict[str, Any]) -> list[Table]:
             one.add_row(label, *(f"{row[key]:.3f}" for key in ("median", "low", "high")))
     if demo:
         one.add_row("the demo, prompts/s", f"{demo['prompts_per_second']:.1f}", "", "")
+        in_batch = f"{demo['batch_prompts_per_second']:.1f}"
+        one.add_row(f"in a batch of {demo['prompts']}, prompts/s", in_batch, "", "")
+        one.add_row("batch / one after another", f"{demo['batch_ratio']:.2f}", "", "")
     if "ratio" in prompt:
         one.add_row("circuit-tracer / pie_jax", f"{prompt['ratio']:.1f}", "", "")
     if "lengths" not in figures:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what editors show; at run time names are loaded when they a
     from pie_jax.evaluate.stage import evaluate_run as evaluate_run
     from pie_jax.features.groups import Chosen as Chosen
     from pie_jax.graph.attribute import attribute as attribution_graph  # noqa: F401
+    from pie_jax.graph.attribute import attribute_many as attribution_graphs  # noqa: F401
     from pie_jax.interpret.stage import examples_run as examples_run
     from pie_jax.interpret.stage import interpret_run as interpret_run
     from pie_jax.interpret.stage import store_examples_run as store_examples_run
@@ -67,6 +68,7 @@ _WHERE = {
     "TaskResult": "pie_jax.prune.task_circuits.results",
     "load_task_result": "pie_jax.prune.task_circuits.results",
     "attribution_graph": "pie_jax.graph.attribute",
+    "attribution_graphs": "pie_jax.graph.attribute",
     "graph_prompt": "pie_jax.graph.run.prompt",
     "graph_run": "pie_jax.graph.run.pair",
     "task_graph": "pie_jax.graph.run.task",
@@ -88,7 +90,12 @@ _WHERE = {
     "make_roles": "pie_jax.llm.roles",
 }
 # Public names of what is called otherwise where it lives.
-_OTHERWISE = {"load_pairs": "read_pairs", "attribution_graph": "attribute", "prune_pairs": "prune"}
+_OTHERWISE = {
+    "load_pairs": "read_pairs",
+    "attribution_graph": "attribute",
+    "attribution_graphs": "attribute_many",
+    "prune_pairs": "prune",
+}
 _PACKAGES = (
     *("prune", "arrays", "kernels", "models", "transcoders", "tasks", "report"),
     *("interpret", "evaluate", "intervene", "llm"),

@@ -1,6 +1,8 @@
-"""Errors of pie_jax calls, and their exit codes."""
+"""Errors of pie_jax calls, their exit codes, and numbers that have to be whole."""
 
 from __future__ import annotations
+
+import operator
 
 
 class PieError(Exception):
@@ -22,3 +24,18 @@ class InputError(PieError):
     """
 
     exit_code = 2
+
+
+def whole_number(value: object, what: str) -> int:
+    """Return a whole number; a float such as 3.0, as JSON may hold it, is taken as 3.
+
+    Raises `InputError`, which says of `what`, for any other value: nothing is rounded.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise InputError(f"{what}: {value!r} is not a whole number; give one.")

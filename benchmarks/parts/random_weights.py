@@ -66,7 +66,7 @@ class Shape:
             head_dim=self.d_model // self.heads,
             norm_eps=1e-5,
             rope_theta=10000.0,
-            max_positions=512,
+            max_positions=2048,
         )
 
 

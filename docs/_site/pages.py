@@ -35,8 +35,8 @@ GROUPS = {
         " estimate_evaluation evaluate_run report_run"
     ),
     "Graphs and interventions": (
-        "attribution_graph graph_prompt graph_run task_graph prompt_difference task_difference"
-        " intervene Change generate"
+        "attribution_graph attribution_graphs graph_prompt graph_run task_graph prompt_difference"
+        " task_difference intervene Change generate"
     ),
     "Devices": "make_mesh adopted_mesh",
     "Errors": "InputError PieError",

@@ -1,55 +1,60 @@
-"""`attribute`: an attribution graph of one prompt.
+"""`attribute` and `attribute_many`: attribution graphs of one prompt, and of many side by side.
 
-Shapes: T positions, L layers, D model, S feature nodes, K targets, N nodes, A active features.
+Shapes: M prompts, T positions, L layers, D model, S feature nodes, K targets, N nodes.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array
 
 from pie_jax.charts.text import count
 from pie_jax.devices.mesh import mesh_of
 from pie_jax.devices.shapes import bucket, length_class
 from pie_jax.errors import InputError
-from pie_jax.graph.frozen import Effects, Injected, Point, effects, point
-from pie_jax.graph.influence import influence, normalised
-from pie_jax.graph.sources import Active, encoder_rows, in_chunks, read_active
-from pie_jax.graph.targets import Targets, find_targets
-from pie_jax.graph.types import Corrupted, Graph
+from pie_jax.graph.frozen import Point, points
+from pie_jax.graph.grow import Features, Grown, Key, Place, Work, check_features, grow, grown
+from pie_jax.graph.sources import Active, read_written
+from pie_jax.graph.targets import Asked, Targets, find_targets, read_targets
+from pie_jax.graph.types import Corrupted, Graph, Target
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batch.occurrences import OccurrenceFinder
 from pie_jax.transcoders.loader import require_match
 from pie_jax.transcoders.store import Transcoder
 
-# Positions of a batch's targets that go through the layers side by side, and the fewest and most
-# targets: on a CPU their streams stay in its caches.
+__all__ = ["UPDATE", "Key", "Place", "attribute", "attribute_many"]
+
+# Positions of all targets that go through the layers side by side, and the fewest and most targets
+# of a prompt: on a CPU their streams stay in its caches.
 _POSITIONS = {"cpu": 2048}
 _FASTER = 32768
 _BATCH = (16, 512)
+# Prompts that go side by side.
+_PROMPTS = {"cpu": 4}
+_MORE = 16
 # Rows after which the best features are looked for again: circuit-tracer's 4 batches of 512.
 UPDATE = 2048
 
-Place = tuple[int, int, int]
-Key = tuple[int, int]
+Prompt = str | Sequence[int]
 
 
 def attribute(
     model: LanguageModel,
     transcoder: Transcoder,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
-    corrupted: str | Sequence[int] | None = None,
+    corrupted: Prompt | None = None,
     targets: Targets = None,
     max_logits: int = 10,
     probability: float = 0.95,
-    features: int | Sequence[Place] | Sequence[Key] | None = None,
+    features: Features = None,
     batch: int | None = None,
     update: int = UPDATE,
 ) -> Graph:
@@ -72,61 +77,90 @@ def attribute(
     Raises `InputError` for a prompt of fewer than two tokens or beyond the model's context, prompts
     of different lengths, tokens or features that are not there, and for weights on a mesh.
     """
-    require_match(transcoder, model.config, model.name)
-    if transcoder.mesh is not None or mesh_of(model.transformer.embedding.get_value()) is not None:
-        raise InputError("attribution graphs run on one device: open the model without a mesh")
+    given = _read(model, prompt, corrupted, targets)
+    run = _Run(model, transcoder, features, batch, update, max_logits, probability)
+    ((_, graph),) = run.graphs([given], 1)
+    return graph
+
+
+def attribute_many(
+    model: LanguageModel,
+    transcoder: Transcoder,
+    prompts: Sequence[Prompt],
+    *,
+    corrupted: Sequence[Prompt] | None = None,
+    targets: Sequence[Targets] | None = None,
+    max_logits: int = 10,
+    probability: float = 0.95,
+    features: Features = None,
+    batch: int | None = None,
+    update: int = UPDATE,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Graph]:
+    """Return the graphs that `attribute` returns of each of some prompts, in their order.
+
+    Prompts of about one length go through the model side by side, as many as the device has room
+    for. `corrupted` and `targets` hold one entry for each prompt; all else is the same for all, as
+    in `attribute`. `progress` is called with finished prompts and all.
+
+    Raises `InputError` as `attribute` does, which names the prompt by its place, from 0, and for
+    lists of different lengths.
+    """
+    lists = {"corrupted": corrupted, "targets": targets}
+    if isinstance(prompts, str):
+        raise InputError("prompts: a single text; give a list, or use attribution_graph")
+    for name, values in lists.items():
+        if values is not None and len(values) != len(prompts):
+            raise InputError(
+                f"{name}: {len(values)} entries for {count(len(prompts), 'prompt')}; give one each"
+            )
+    given = []
+    for number, prompt in enumerate(prompts):
+        other = None if corrupted is None else corrupted[number]
+        ends = None if targets is None else targets[number]
+        with _named(number):
+            given.append(_read(model, prompt, other, ends))
+    run = _Run(model, transcoder, features, batch, update, max_logits, probability)
+    room = _PROMPTS.get(jax.default_backend(), _MORE)
+    found: dict[int, Graph] = {}
+    for number, graph in run.graphs(given, room):
+        found[number] = graph
+        if progress is not None:
+            progress(len(found), len(given))
+    return [found[number] for number in range(len(given))]
+
+
+class _Given(NamedTuple):
+    """A prompt's tokens, those of the prompt that is taken away from it, and what it ends in."""
+
+    tokens: list[int]
+    other: list[int] | None
+    asked: Asked
+
+
+@contextmanager
+def _named(number: int) -> Iterator[None]:
+    """Name the prompt in what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"prompts[{number}]: {error}") from error
+
+
+def _read(
+    model: LanguageModel, prompt: Prompt, corrupted: Prompt | None, targets: Targets
+) -> _Given:
     tokens = _token_ids(model, prompt)
-    length, padded = len(tokens), length_class(len(tokens))
-    at = _point(model, tokens, padded, transcoder.config.input_site)
-    found, vectors = find_targets(
-        model, np.asarray(at.probability), targets, max_logits, probability
-    )
-    others = None if corrupted is None else _other_ids(model, corrupted, length)
-    other = None if others is None else _point(model, others, padded, transcoder.config.input_site)
-    active = read_active(transcoder, OccurrenceFinder(transcoder), at, length, other)
-    if other is not None:
-        at = at._replace(embedded=at.embedded - other.embedded)
-    work = _Work(model, transcoder, at, active, length, _batch(batch, padded))
-    weights = np.array([one.probability for one in found], np.float32)
-    selected, rows = _grow(work, vectors, weights, features, update)
-    return Graph(
-        tokens=tuple(model.tokenizer.token(index) for index in tokens),
-        token_ids=np.array(tokens, np.int64),
-        layers=model.config.num_layers,
-        layer=active.layer[selected],
-        position=active.position[selected],
-        feature=active.feature[selected],
-        activation=active.activation[selected],
-        targets=found,
-        # Nothing reads a target.
-        rows=np.pad(rows, ((0, 0), (0, len(found)))),
-        corrupted=None
-        if others is None
-        else Corrupted(
-            tuple(model.tokenizer.token(index) for index in others), active.corrupted[selected]
-        ),
-    )
-
-
-def _point(model: LanguageModel, tokens: Sequence[int], size: int, site: str) -> Point:
-    padded = np.zeros(size, np.int32)
-    padded[: len(tokens)] = tokens
-    return point(model.transformer, padded, np.int32(len(tokens)), site)
-
-
-def _other_ids(model: LanguageModel, corrupted: str | Sequence[int], length: int) -> list[int]:
-    ids = _token_ids(model, corrupted, "corrupted")
-    if len(ids) != length:
+    other = None if corrupted is None else _token_ids(model, corrupted, "corrupted")
+    if other is not None and len(other) != len(tokens):
         raise InputError(
-            f"corrupted: {count(len(ids), 'token')} with BOS, and the prompt has {length}; a graph "
-            "of changes needs two prompts that line up token by token"
+            f"corrupted: {count(len(other), 'token')} with BOS, and the prompt has {len(tokens)}; "
+            "a graph of changes needs two prompts that line up token by token"
         )
-    return ids
+    return _Given(tokens, other, read_targets(model, targets))
 
 
-def _token_ids(
-    model: LanguageModel, prompt: str | Sequence[int], name: str = "prompt"
-) -> list[int]:
+def _token_ids(model: LanguageModel, prompt: Prompt, name: str = "prompt") -> list[int]:
     if isinstance(prompt, str):
         ids = model.tokenizer.encode(prompt)
     else:
@@ -149,162 +183,122 @@ def _token_ids(
     return ids
 
 
-def _batch(asked: int | None, length: int) -> int:
-    if asked is None:
-        positions = _POSITIONS.get(jax.default_backend(), _FASTER)
-        return bucket(min(max(positions // length, _BATCH[0]), _BATCH[1]))
-    if asked < 1:
-        raise InputError(f"batch {asked}: at least 1")
-    return asked
-
-
 @dataclass(frozen=True)
-class _Work:
+class _Run:
+    """What all prompts of a call have in common."""
+
     model: LanguageModel
     transcoder: Transcoder
-    at: Point
-    active: Active
-    length: int
-    batch: int
+    features: Features
+    batch: int | None
+    update: int
+    max_logits: int
+    probability: float
 
-    def feature_rows(
-        self, wanted: Int[np.ndarray, " S"], columns: Int[np.ndarray, " C"]
-    ) -> Float[np.ndarray, "S C+L*T+T"]:
-        """Return the effects on some features, in their order."""
-        layer, position = self.active.layer[wanted], self.active.position[wanted]
-        vectors = encoder_rows(self.transcoder, layer, self.active.feature[wanted])
-        return self._rows(layer, position, vectors, columns, self.batch)
+    def __post_init__(self) -> None:
+        require_match(self.transcoder, self.model.config, self.model.name)
+        embedding = self.model.transformer.embedding.get_value()
+        if self.transcoder.mesh is not None or mesh_of(embedding) is not None:
+            raise InputError("attribution graphs run on one device: open the model without a mesh")
+        check_features(self.transcoder, self.features, self.update)
+        if self.batch is not None and self.batch < 1:
+            raise InputError(f"batch {self.batch}: at least 1")
 
-    def target_rows(
-        self, vectors: Float[np.ndarray, "K D"], columns: Int[np.ndarray, " C"]
-    ) -> Float[np.ndarray, "K C+L*T+T"]:
-        """Return the effects on directions at the output of the final norm."""
-        count = len(vectors)
-        layer = np.full(count, self.model.config.num_layers, np.int32)
-        position = np.full(count, self.length - 1, np.int32)
-        return self._rows(layer, position, vectors, columns, min(self.batch, bucket(count)))
+    def graphs(self, given: Sequence[_Given], most: int) -> Iterator[tuple[int, Graph]]:
+        """Yield each prompt's number and graph, at most so many prompts side by side."""
+        finder, skip = OccurrenceFinder(self.transcoder), _skip(self.transcoder)
+        for numbers, beside, length in _side_by_side(given, most):
+            here = [given[number] for number in numbers]
+            yield from zip(numbers, self._together(here, beside, length, finder, skip), strict=True)
 
-    def _rows(
+    def _together(
         self,
-        layer: np.ndarray,
-        position: np.ndarray,
-        vectors: np.ndarray,
-        columns: np.ndarray,
-        batch: int,
-    ) -> np.ndarray:
-        layers, padded = self.at.resid_mid.shape[:2]
-        sources, slot = in_chunks(self.active, columns, padded)
-        end = len(columns)
-        rows = np.empty((len(layer), end + (layers + 1) * self.length), np.float32)
-        # A batch goes down from its highest layer.
-        order = np.lexsort((position, layer))
-        for here, result in self._computed(layer, position, vectors, order, sources, batch):
-            part = [np.asarray(array)[: len(here)] for array in result]
-            rows[here, :end] = part[0][:, slot]
-            rows[here, end : -self.length] = part[1][:, :, : self.length].reshape(len(here), -1)
-            rows[here, -self.length :] = part[2][:, : self.length]
-        return rows
-
-    def _computed(
-        self, layer: np.ndarray, position: np.ndarray, vectors: np.ndarray, order: np.ndarray,
-        sources: object, batch: int,
-    ) -> Iterator[tuple[np.ndarray, Effects]]:  # fmt: skip
-        """Yield which targets a batch holds and its effects, the next one being computed."""
-        waiting: tuple[np.ndarray, Effects] | None = None
-        for begin in range(0, len(order), batch):
-            here = order[begin : begin + batch]
-
-            def filled(values: np.ndarray, empty: int, here: np.ndarray = here) -> jax.Array:
-                out = np.full((batch, *values.shape[1:]), empty, values.dtype)
-                out[: len(here)] = values[here]
-                return jnp.asarray(out)
-
-            injected = Injected(filled(layer, -1), filled(position, 0), filled(vectors, 0))
-            active = self.active
-            result = effects(
-                self.model.transformer, self.at, injected, active.table, sources, active.error,
-                active.skip, self.transcoder.config.input_site,
-            )  # fmt: skip
-            if waiting is not None:
-                yield waiting
-            waiting = (here, result)
-        if waiting is not None:
-            yield waiting
-
-
-def _grow(
-    work: _Work,
-    vectors: Float[np.ndarray, "K D"],
-    weights: Float[np.ndarray, " K"],
-    features: int | Sequence[Place] | Sequence[Key] | None,
-    update: int,
-) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, "S+K S+L*T+T"]]:
-    """Return which active features are nodes, and the effects on them and on the targets."""
-    count = work.active.count
-    every = np.arange(count)
-    if update < 1:
-        raise InputError(f"update {update}: at least 1")
-    if features is None or isinstance(features, Iterable):
-        wanted = count
-    elif (wanted := operator.index(features)) < 0:
-        raise InputError(f"features {features}: at least 0")
-    if wanted >= count:
-        chosen = _places(work.active, features) if isinstance(features, Iterable) else every
-        parts = (work.feature_rows(chosen, chosen), work.target_rows(vectors, chosen))
-        return chosen, np.concatenate(parts)
-    # By influence: rows of what is known so far, with all active features as columns.
-    rows = work.target_rows(vectors, every)
-    visited = np.empty(0, np.int64)
-    while True:
-        best = _best(rows, weights, visited, count)[: min(update, wanted - len(visited))]
-        last = len(visited) + len(best) == wanted
-        selected = np.sort(np.concatenate([visited, best])) if last else every
-        new = work.feature_rows(best, selected)
-        if last:
-            rest = np.arange(count, rows.shape[1])
-            known = np.concatenate([rows[:, np.concatenate([selected, rest])], new])
-            by_place = np.argsort(np.concatenate([visited, best]), kind="stable")
-            targets = len(vectors)
-            return selected, np.concatenate([known[targets:][by_place], known[:targets]])
-        rows, visited = np.concatenate([rows, new]), np.concatenate([visited, best])
-
-
-def _best(
-    rows: Float[np.ndarray, "Q C"],
-    weights: Float[np.ndarray, " K"],
-    visited: Int[np.ndarray, " V"],
-    count: int,
-) -> Int[np.ndarray, " A-V"]:
-    """Return the features without rows, those of most influence first."""
-    node = np.concatenate([np.full(len(weights), -1), visited])
-    start = np.zeros(len(rows), np.float32)
-    start[: len(weights)] = weights
-    found = influence(normalised(rows, 1e-8), start, node)[:count]
-    order = np.argsort(-found, kind="stable")
-    return order[~np.isin(order, visited)]
-
-
-def _places(active: Active, places: Iterable[Place | Key]) -> Int[np.ndarray, " S"]:
-    given = [tuple(int(number) for number in place) for place in places]
-    keys = {place for place in given if len(place) == 2}
-    if keys:
-        every = zip(active.layer.tolist(), active.feature.tolist(), strict=True)
-        return np.array([index for index, key in enumerate(every) if key in keys], np.int64)
-    there = {
-        place: index
-        for index, place in enumerate(
-            zip(
-                active.layer.tolist(), active.position.tolist(), active.feature.tolist(),
-                strict=True,
+        given: Sequence[_Given],
+        beside: int,
+        padded: int,
+        finder: OccurrenceFinder,
+        skip: Array | None,
+    ) -> list[Graph]:
+        """Return the graphs of up to `beside` prompts, each padded to one length."""
+        # Places that are left over hold prompts of no tokens, in which nothing is active.
+        empty = [_Given([], None, given[0].asked)] * (beside - len(given))
+        lengths = np.array([len(one.tokens) for one in (*given, *empty)], np.int32)
+        at = self._points([one.tokens for one in (*given, *empty)], padded)
+        second = [one.other for one in given if one.other is not None]
+        other = self._points([*second, *([] for _ in empty)], padded) if second else None
+        ends = find_targets(
+            self.model, np.asarray(at.probability)[: len(given)], [one.asked for one in given],
+            self.max_logits, self.probability,
+        )  # fmt: skip
+        written = read_written(self.transcoder, finder, at, lengths, other, skip)
+        if other is not None:
+            at = at._replace(embedded=at.embedded - other.embedded)
+        work = Work(self.model, self.transcoder, at, written, lengths, self._targets(at))
+        growing = [
+            grow(active, vectors, np.array([one.probability for one in found], np.float32),
+                 self.features, self.update)
+            for (found, vectors), active in zip(ends, written.active, strict=False)
+        ]  # fmt: skip
+        return [
+            self._graph(one, found, active, rows)
+            for one, (found, _), active, rows in zip(
+                given, ends, written.active, grown(work, growing), strict=False
             )
+        ]
+
+    def _points(self, tokens: Sequence[Sequence[int]], size: int) -> Point:
+        padded = np.zeros((len(tokens), size), np.int32)
+        for row, one in zip(padded, tokens, strict=True):
+            row[: len(one)] = one
+        lengths = np.array([len(one) for one in tokens], np.int32)
+        return points(self.model.transformer, padded, lengths, self.transcoder.config.input_site)
+
+    def _targets(self, at: Point) -> int:
+        """Return how many targets of a prompt go side by side."""
+        if self.batch is not None:
+            return self.batch
+        prompts, length, _ = at.embedded.shape
+        positions = _POSITIONS.get(jax.default_backend(), _FASTER)
+        return bucket(min(max(positions // (length * prompts), _BATCH[0]), _BATCH[1]))
+
+    def _graph(
+        self, given: _Given, found: tuple[Target, ...], active: Active, grown: Grown
+    ) -> Graph:
+        token, selected = self.model.tokenizer.token, grown.selected
+        corrupted = None
+        if given.other is not None:
+            shown = tuple(token(index) for index in given.other)
+            corrupted = Corrupted(shown, active.corrupted[selected])
+        return Graph(
+            tokens=tuple(token(index) for index in given.tokens),
+            token_ids=np.array(given.tokens, np.int64),
+            layers=self.model.config.num_layers,
+            layer=active.layer[selected],
+            position=active.position[selected],
+            feature=active.feature[selected],
+            activation=active.activation[selected],
+            targets=found,
+            # Nothing reads a target.
+            rows=np.pad(grown.rows, ((0, 0), (0, len(found)))),
+            corrupted=corrupted,
         )
-    }  # fmt: skip
-    found = set()
-    for layer, position, feature in given:
-        if (layer, position, feature) not in there:
-            raise InputError(
-                f"features: feature {feature} of layer {layer} is not active at position "
-                f"{position}; a graph holds active ones, and none at position 0"
-            )
-        found.add(there[layer, position, feature])
-    return np.array(sorted(found), np.int64)
+
+
+def _skip(transcoder: Transcoder) -> Array | None:
+    if not transcoder.config.has_skip:
+        return None
+    return jnp.stack([transcoder.skip(i) for i in range(len(transcoder.skips))])
+
+
+def _side_by_side(given: Sequence[_Given], most: int) -> Iterator[tuple[list[int], int, int]]:
+    """Yield the numbers of prompts that go together, how many places there are, and their T."""
+    by_class: dict[int, list[int]] = {}
+    for number in sorted(range(len(given)), key=lambda number: len(given[number].tokens)):
+        by_class.setdefault(length_class(len(given[number].tokens)), []).append(number)
+    positions = _POSITIONS.get(jax.default_backend(), _FASTER)
+    for length, numbers in by_class.items():
+        room = max(1, min(most, positions // (length * _BATCH[0])))
+        # A power of two: few sizes, few programs.
+        beside = min(1 << (room.bit_length() - 1), 1 << (len(numbers) - 1).bit_length())
+        for begin in range(0, len(numbers), beside):
+            yield numbers[begin : begin + beside], beside, length

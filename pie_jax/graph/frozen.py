@@ -4,8 +4,8 @@ Attention patterns, the scales of norms and the MLPs' outputs are constants; a l
 What is left is linear: a row of a graph is one cotangent that goes down through the layers, and at
 each of them is multiplied with what is written there.
 
-Shapes: T positions, L layers, D model, B targets of a batch, R table rows; G chunks of C features
-are multiplied side by side, P such groups one after another.
+Shapes: M prompts side by side, T positions, L layers, D model, B targets of each prompt, R table
+rows; G chunks of C features are multiplied side by side, P such groups one after another.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Point(NamedTuple):
     """The run at which the model is linearised: `embedded` [T, D] the tokens' rows, `entering`
     [L, T, D] the stream that enters each layer, `resid_mid` and `mlp_out` [L, T, D], `residual`
     [T, D] after the last layer, `inputs` [L, T, D] what the transcoder reads, and `probability` [V]
-    of the next token."""
+    of the next token; of several prompts [M, ...] each."""
 
-    embedded: Float[Array, "T D"]
-    entering: Float[Array, "L T D"]
-    resid_mid: Float[Array, "L T D"]
-    mlp_out: Float[Array, "L T D"]
-    residual: Float[Array, "T D"]
-    inputs: Float[Array, "L T D"]
-    probability: Float[Array, " V"]
+    embedded: Float[Array, "*M T D"]
+    entering: Float[Array, "*M L T D"]
+    resid_mid: Float[Array, "*M L T D"]
+    mlp_out: Float[Array, "*M L T D"]
+    residual: Float[Array, "*M T D"]
+    inputs: Float[Array, "*M L T D"]
+    probability: Float[Array, "*M V"]
 
 
 class Sources(NamedTuple):
@@ -46,8 +46,8 @@ class Sources(NamedTuple):
     the group `filled` on."""
 
     writes: Writes
-    activation: Float[Array, "P GC"]
-    position: Int[Array, "P G"]
+    activation: Float[Array, "*M P GC"]
+    position: Int[Array, "*M P G"]
     filled: Int[Array, ""]
 
     def product(
@@ -74,22 +74,28 @@ class Injected(NamedTuple):
     """What targets read: `vector` [B, D] at the transcoder's input of `layer` and `position` [B],
     or for layer L at the output of the final norm; nothing for layer -1."""
 
-    layer: Int[Array, " B"]
-    position: Int[Array, " B"]
-    vector: Float[Array, "B D"]
+    layer: Int[Array, "*M B"]
+    position: Int[Array, "*M B"]
+    vector: Float[Array, "*M B D"]
 
 
 class Effects(NamedTuple):
     """Effects on a batch of targets: of features by slot, of errors, and of token embeddings."""
 
-    features: Float[Array, "B PGC"]
-    errors: Float[Array, "B L T"]
-    tokens: Float[Array, "B T"]
+    features: Float[Array, "*M B PGC"]
+    errors: Float[Array, "*M B L T"]
+    tokens: Float[Array, "*M B T"]
 
 
 @program("site")
-def point(model: Transformer, tokens: Int[Array, " T"], length: Int[Array, ""], site: str) -> Point:
-    """Run a prompt of `length` tokens, padded to T."""
+def points(
+    model: Transformer, tokens: Int[Array, "M T"], length: Int[Array, " M"], site: str
+) -> Point:
+    """Run prompts of `length` tokens each, padded to T."""
+    return jax.vmap(lambda row, real: _point(model, row, real, site))(tokens, length)
+
+
+def _point(model: Transformer, tokens: Array, length: Array, site: str) -> Point:
     streams = model.streams(tokens)
     after = streams.resid_mid + streams.mlp_out
     embedded = model.embed(tokens)
@@ -108,21 +114,25 @@ def point(model: Transformer, tokens: Int[Array, " T"], length: Int[Array, ""], 
 @program()
 def errors(
     at: Point,
-    length: Int[Array, ""],
+    length: Int[Array, " M"],
     table: Float[Array, "R D"],
     tiles: Tiles,
     writes: Writes,
-    activation: Float[Array, " N"],
+    activation: Float[Array, "M N"],
     bias: Float[Array, "L D"],
     skip: Float[Array, "L D D"] | None,
-) -> Float[Array, "L T D"]:
+) -> Float[Array, "M L T D"]:
     """Return the MLPs' outputs minus their reconstruction, 0 at BOS and in padding."""
-    written = tiled_write(table, tiles, writes, activation, *at.mlp_out.shape[:2])
-    written = written + bias[:, None].astype(jnp.float32)
-    if skip is not None:
-        written = written + skip_write(skip, at.inputs)
-    real = active_mask(length, at.mlp_out.shape[1])
-    return jnp.where(real[:, None], at.mlp_out - written, 0.0)
+
+    def one(at: Point, length: Array, writes: Writes, activation: Array) -> Array:
+        written = tiled_write(table, tiles, writes, activation, *at.mlp_out.shape[:2])
+        written = written + bias[:, None].astype(jnp.float32)
+        if skip is not None:
+            written = written + skip_write(skip, at.inputs)
+        real = active_mask(length, at.mlp_out.shape[1])
+        return jnp.where(real[:, None], at.mlp_out - written, 0.0)
+
+    return jax.vmap(one)(at, length, writes, activation)
 
 
 @program()
@@ -140,14 +150,35 @@ def effects(
     injected: Injected,
     table: Float[Array, "R D"],
     sources: Sources,
-    error: Float[Array, "L T D"],
+    error: Float[Array, "M L T D"],
     skip: Float[Array, "L D D"] | None,
     site: str,
 ) -> Effects:
-    """Return every source's effect on what a batch of targets reads.
+    """Return every source's effect on what a batch of each prompt's targets reads.
 
-    Layers above the highest target are not run.
+    Layers above the highest target of all are not run.
     """
+    top = jnp.minimum(injected.layer.max(), at.resid_mid.shape[1] - 1)
+
+    def one(at: Point, injected: Injected, sources: Sources, error: Array) -> Effects:
+        return _effects(model, at, injected, table, sources, error, skip, site, top)
+
+    # How many groups are filled is one number for all, or each step would be done and dropped.
+    axes: Any = Sources(0, 0, 0, None)  # type: ignore[arg-type]
+    return jax.vmap(one, (0, 0, axes, 0))(at, injected, sources, error)
+
+
+def _effects(
+    model: Transformer,
+    at: Point,
+    injected: Injected,
+    table: Float[Array, "R D"],
+    sources: Sources,
+    error: Float[Array, "L T D"],
+    skip: Float[Array, "L D D"] | None,
+    site: str,
+    top: Int[Array, ""],
+) -> Effects:
     layers, length, _ = at.resid_mid.shape
     batch, groups = len(injected.layer), sources.position.shape
     config = model.config
@@ -188,7 +219,6 @@ def effects(
         pull = jax.vjp(attend, at.entering[layer])[1]
         return jax.vmap(lambda y: pull(y)[0])(cotangent), features, by_error
 
-    top = jnp.minimum(injected.layer.max(), layers - 1)
     start = inject(
         layers,
         at.residual,

@@ -1,21 +1,52 @@
-"""The nodes and edges that hold most of a graph's influence, and how complete a graph is.
+"""How much of the targets each node holds, the nodes and edges that hold most, and how complete a
+graph is.
 
-Shapes: T positions, L layers, S feature nodes, K targets, N nodes, P rows and C columns of what is
-left of a graph's rows.
+Shapes: Q rows (those of features, then of targets), T positions, L layers, S feature nodes, K
+targets, N nodes, P rows and C columns of what is left of a graph's rows.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from pie_jax.errors import InputError
-from pie_jax.graph.influence import influence, normalised
+from pie_jax.errors import InputError, PieError
 from pie_jax.graph.types import Graph, Pruned
 
 _LEAST = 1e-10
 # Scores that are counted at once.
 _BLOCK = 1 << 24
+
+
+def normalised(rows: Float[np.ndarray, "Q N"], least: float) -> Float[np.ndarray, "Q N"]:
+    """Return the shares of each row's absolute values; `least` bounds their sum from below."""
+    shares = np.abs(rows)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), np.float32(least))
+    return shares
+
+
+def influence(
+    shares: Float[np.ndarray, "Q N"],
+    weights: Float[np.ndarray, " Q"],
+    node: Int[np.ndarray, " Q"],
+) -> Float[np.ndarray, " N"]:
+    """Return the sum over all paths from each node to the weighted rows; `node` [Q] says which node
+    a row belongs to, -1 for a target.
+
+    Raises `PieError` where effects go round in circles.
+    """
+    total = shares.T @ weights
+    step, inner = total, node >= 0
+    # A path passes no more nodes than there are rows.
+    for _ in range(len(shares) + 1):
+        arrived = np.zeros(len(shares), shares.dtype)
+        arrived[inner] = step[node[inner]]
+        used = np.flatnonzero(arrived)
+        if not len(used):
+            return total
+        step = shares.T @ arrived
+        total = total + step
+    raise PieError("The graph's effects go round in circles: a feature is before itself.")
 
 
 def node_influence(graph: Graph) -> Float[np.ndarray, " N"]:

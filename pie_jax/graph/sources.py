@@ -1,10 +1,11 @@
-"""What is active on a prompt, what it writes, and what its encoders read.
+"""What is active on prompts, what it writes, and what its encoders read.
 
-Shapes: N active features, S selected ones, L layers, T positions, D model, R table rows.
+Shapes: M prompts, N active features, S selected ones, L layers, T positions, D model, R table rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from pie_jax.devices.shapes import coarse, multiple
 from pie_jax.graph.frozen import Point, Sources, errors
 from pie_jax.kernels import Writes
 from pie_jax.kernels.slices import take_rows
-from pie_jax.prune.batch.occurrences import OccurrenceFinder, read_rows
+from pie_jax.prune.batch.occurrences import OccurrenceFinder, Occurrences, read_rows
 from pie_jax.transcoders.store import Transcoder
 
 _LEAST_FEATURES, _LEAST_ROWS = 64, 64
@@ -26,30 +27,24 @@ _CHUNKS = (8, 128)
 # Of all active features classes are coarse up to here, so that prompts share programs.
 _COARSE = 8192
 # Rows that are multiplied side by side: on a CPU they stay in its caches.
-_ROW_BYTES = {"cpu": 16 << 20}
+_ROW_BYTES = {"cpu": 1 << 19}
 _FASTER = 256 << 20
 
 
 @dataclass(frozen=True)
 class Active:
     """The active features of a prompt, [N] each, by layer, position and feature, with what they
-    write by as `activation`; the `table` of their decoder rows [R, D] and where in it their
-    `writes` are [N]; the MLPs' `error` [L, T, D] and the affine `skip` [L, D, D] (out, in), if
-    there is one. `size` is the class of N.
+    write by as `activation`, and where in the table of decoder rows their `writes` are [N].
 
     Beside a second prompt, features are active in either, `corrupted` are their activations in
-    that one, and `activation` and `error` are differences; without one `corrupted` is 0."""
+    that one, and `activation` is the difference; without one `corrupted` is 0."""
 
     layer: np.ndarray
     position: np.ndarray
     feature: np.ndarray
     activation: np.ndarray
     corrupted: np.ndarray
-    table: Array
     writes: Writes
-    error: Array
-    skip: Array | None
-    size: int
 
     @property
     def count(self) -> int:
@@ -57,63 +52,96 @@ class Active:
         return len(self.layer)
 
 
-def read_active(
+@dataclass(frozen=True)
+class Written:
+    """What is written in M prompts: their `active` features, the `table` of all decoder rows
+    [R, D], the MLPs' `error` [M, L, T, D] and the affine `skip` [L, D, D] (out, in), if there is
+    one. `size` is the class of the largest N. Beside second prompts errors are differences too."""
+
+    active: tuple[Active, ...]
+    table: Array
+    error: Array
+    skip: Array | None
+    size: int
+
+
+def read_written(
     transcoder: Transcoder,
     finder: OccurrenceFinder,
     at: Point,
-    length: int,
-    other: Point | None = None,
-) -> Active:
-    """Encode a prompt of `length` tokens, and an `other` one to be taken away from it, and read
-    every needed decoder row once."""
-    second = None if other is None else other.inputs[None, None]
-    found = finder.find(at.inputs[None], second, np.array([length], np.int32))
+    lengths: Int[np.ndarray, " M"],
+    other: Point | None,
+    skip: Array | None,
+) -> Written:
+    """Encode prompts of so many tokens, and `other` ones to be taken away from them, and read every
+    needed decoder row once."""
+    second = None if other is None else other.inputs[:, None]
+    found = finder.find(at.inputs, second, lengths)
     rows = read_rows(transcoder, found)
-    one: Writes = jax.tree.map(lambda array: array[0], rows.writes)
-    skip = (
-        jnp.stack([transcoder.skip(i) for i in range(len(transcoder.skips))])
-        if (transcoder.config.has_skip)
-        else None
-    )
 
     def error_of(run: Point, activation: np.ndarray) -> Array:
         return errors(
-            run, np.int32(length), rows.table, rows.tiles, one, activation, transcoder.bias, skip
+            run, lengths, rows.table, rows.tiles, rows.writes, activation, transcoder.bias, skip
         )
 
-    error = error_of(at, found.clean[0])
+    error = error_of(at, found.clean)
     if other is not None:
-        error = error - error_of(other, found.corrupted[0, 0])
-    real = slice(0, int(found.count[0]))
-    return Active(
-        found.layer[0, real],
-        found.position[0, real],
-        found.feature[0, real],
-        found.delta[0, 0, real],
-        found.corrupted[0, 0, real],
+        error = error - error_of(other, found.corrupted[:, 0])
+    writes: Writes = jax.tree.map(np.asarray, rows.writes)
+    return Written(
+        tuple(_one(found, writes, prompt) for prompt in range(len(lengths))),
         rows.table,
-        jax.tree.map(lambda array: np.asarray(array)[real], one),
         error,
         skip,
         found.layer.shape[1],
     )
 
 
-def in_chunks(
-    active: Active, members: Int[np.ndarray, " S"], length: int
-) -> tuple[Sources, Int[np.ndarray, " S"]]:
-    """Return some features in chunks of one position each, and the slot of each of them.
+def _one(found: Occurrences, writes: Writes, prompt: int) -> Active:
+    real = slice(0, int(found.count[prompt]))
+    return Active(
+        found.layer[prompt, real],
+        found.position[prompt, real],
+        found.feature[prompt, real],
+        found.clean[prompt, real] - found.corrupted[prompt, 0, real],
+        found.corrupted[prompt, 0, real],
+        jax.tree.map(lambda array: array[prompt, real], writes),
+    )
 
-    The sizes follow from `length` T and the classes of S and N alone.
+
+def in_chunks(
+    written: Written, members: Sequence[Int[np.ndarray, " S"]], length: int
+) -> tuple[Sources, list[Int[np.ndarray, " S"]]]:
+    """Return some features of each prompt in chunks of one position each, and their slots.
+
+    The sizes follow from `length` T and the classes of the largest S and N alone.
     """
-    size = min(coarse(len(members), _LEAST_FEATURES, 2), active.size)
-    if len(members) == active.count:
-        size = min(coarse(len(members), _COARSE, 2), active.size)
+    most = max(map(len, members))
+    both = zip(members, written.active, strict=True)
+    least = _COARSE if all(len(one) in (0, of.count) for one, of in both) else _LEAST_FEATURES
+    size = min(coarse(most, least, 2), written.size)
     each = min(max(coarse(size // length, _CHUNKS[0], 2), _CHUNKS[0]), _CHUNKS[1])
     chunks = multiple(size, each) // each + length
     room = _ROW_BYTES.get(jax.default_backend(), _FASTER)
-    beside = max(1, min(room // (4 * each * active.table.shape[1]), chunks))
-    groups = -(-chunks // beside)
+    row = 4 * each * len(members) * written.table.shape[1]
+    beside = max(1, min(room // row, chunks))
+    shape = (-(-chunks // beside), beside, each)
+    laid = [
+        _laid(one, here, length, shape) for one, here in zip(written.active, members, strict=True)
+    ]
+    used = max(used for _, _, used in laid)
+    stacked: Any = jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *(a for a, _, _ in laid))
+    writes, activation, position = stacked
+    sources = Sources(writes, activation, position, jnp.int32(used))
+    return sources, [slot for _, slot, _ in laid]
+
+
+def _laid(
+    active: Active, members: Int[np.ndarray, " S"], length: int, shape: tuple[int, int, int]
+) -> tuple[tuple[Writes, np.ndarray, np.ndarray], Int[np.ndarray, " S"], int]:
+    """Return the writes, activations and positions of a prompt's chunks, its slots, and how many
+    groups it fills."""
+    groups, beside, each = shape
     position = active.position[members]
     order = np.argsort(position, kind="stable")
     counts = np.bincount(position, minlength=length)
@@ -123,10 +151,10 @@ def in_chunks(
     slot = np.empty(len(members), np.int64)
     slot[order] = first[position[order]] * each + rank
 
-    def spread(values: np.ndarray, empty: int | float) -> Array:
+    def spread(values: np.ndarray, empty: int | float) -> Any:
         out = np.full(groups * beside * each, empty, values.dtype)
         out[slot] = values
-        return jnp.asarray(out.reshape(groups, -1))
+        return out.reshape(groups, -1)
 
     here: Any = jax.tree.map(lambda array: array[members], active.writes)
     # Empty slots write from layer 1 to layer 0.
@@ -139,9 +167,8 @@ def in_chunks(
     )
     where = np.zeros(groups * beside, np.int32)
     where[: filled.sum()] = np.repeat(np.arange(length, dtype=np.int32), filled)
-    activation = spread(active.activation[members], 0.0)
-    used = jnp.int32(-(-int(filled.sum()) // beside))
-    return Sources(writes, activation, jnp.asarray(where.reshape(groups, -1)), used), slot
+    laid = writes, spread(active.activation[members], 0.0), where.reshape(groups, -1)
+    return laid, slot, -(-int(filled.sum()) // beside)
 
 
 def encoder_rows(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, whole_number
 from pie_jax.features.records import FeatureKey
 from pie_jax.transcoders.modules import ZEROED_POSITIONS
 
@@ -40,6 +40,10 @@ class Change:
     remove: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("layer", "feature"):
+            number = whole_number(getattr(self, name), f"change {self}: {name}")
+            object.__setattr__(self, name, number)
+        object.__setattr__(self, "position", _whole(self.position, f"change {self}: position"))
         given = [self.value is not None, self.scale is not None, self.remove]
         if sum(given) != 1:
             raise InputError(f"change {self}: give exactly one of value, scale and remove.")
@@ -65,6 +69,14 @@ class Change:
     def key(self) -> FeatureKey:
         """Return which feature is changed."""
         return FeatureKey(self.layer, self.feature)
+
+
+def _whole(position: int | slice, what: str) -> int | slice:
+    if not isinstance(position, slice):
+        return whole_number(position, what)
+    ends = (position.start, position.stop)
+    start, stop = (None if end is None else whole_number(end, what) for end in ends)
+    return slice(start, stop, position.step)
 
 
 def parse_change(text: str) -> Change:

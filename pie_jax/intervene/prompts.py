@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pie_jax.devices.shapes import bucket, length_class
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, whole_number
 from pie_jax.features.records import FeatureKey
 from pie_jax.intervene.changes import Change, Placed, features_of, placed
 from pie_jax.models.loader import LanguageModel
@@ -65,7 +65,7 @@ def _ids(model: LanguageModel, prompt: Sequence[int]) -> tuple[int, ...]:
             f"prompts: {str(prompt)[:60]} is neither a text nor a list of ids from 0 to "
             f"{size - 1}; give a list of either."
         )
-    return tuple(int(index) for index in prompt)
+    return tuple(whole_number(index, "prompts") for index in prompt)
 
 
 def keys_of(lists: Sequence[Sequence[Change]]) -> list[FeatureKey]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from pie_jax.errors import InputError
+from pie_jax.errors import InputError, whole_number
 from pie_jax.features.activations import check_keys
 from pie_jax.features.records import FeatureKey
 from pie_jax.intervene.activations import ActivationReader, Columns
@@ -121,7 +121,11 @@ def _check_options(freeze: str, logits: str, batch_size: int) -> None:
 def _target_ids(tokenizer: Tokenizer, size: int, targets: Sequence[str | int]) -> list[int]:
     found = []
     for target in targets:
-        index = tokenizer.answer_id(target) if isinstance(target, str) else int(target)
+        index = (
+            tokenizer.answer_id(target)
+            if isinstance(target, str)
+            else whole_number(target, "targets")
+        )
         if index is None:
             pieces = ", ".join(map(repr, tokenizer.answer_pieces(str(target))))
             raise InputError(f"target {target!r} is not one token but {pieces}; name one token.")
@@ -142,7 +146,9 @@ def _reader(
         if activations != "active":
             raise InputError(f"activations: `{activations}` is neither active nor features.")
         return ActivationReader(transcoder, None, pre_activations)
-    keys = [FeatureKey(*key) for key in activations]
+    keys = [
+        FeatureKey(*(whole_number(number, "activations") for number in key)) for key in activations
+    ]
     check_keys(transcoder, keys)
     return ActivationReader(transcoder, keys, pre_activations)
 

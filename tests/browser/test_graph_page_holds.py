@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from random_graphs import WORDS, dressed, random_graph, with_twins  # noqa: E402
 
 from pie_jax.graph.listing import kept_nodes  # noqa: E402
 from pie_jax.graph.page import write_page  # noqa: E402
-from pie_jax.graph.types import Target  # noqa: E402
+from pie_jax.graph.types import Corrupted, Target  # noqa: E402
 
 pytestmark = pytest.mark.browser
 HOSTILE = "</script><img src=x onerror=alert(1)><b>bold</b>\u202e\u2066\u200f 😀👩‍👩‍👧 עברית \ud800"
@@ -56,6 +57,21 @@ def test_keys_alone_are_enough(made, open_page: Open) -> None:
     assert page.locator("#pin").evaluate("one => one === document.activeElement")
 
 
+def test_a_slash_goes_to_the_search(made, open_page: Open) -> None:
+    path, _, _ = made
+    page = open_page(path)
+    is_focused = "one => one === document.activeElement"
+    page.keyboard.press("/")
+    assert page.locator("#query").evaluate(is_focused)
+    # The key itself is not typed, but a second one is.
+    assert page.input_value("#query") == ""
+    page.keyboard.type("a/b")
+    assert page.input_value("#query") == "a/b"
+    page.focus("#scroll")
+    page.keyboard.press("Control+/")
+    assert not page.locator("#query").evaluate(is_focused)
+
+
 def test_measured_effects_stand_beside_predicted_ones(made, open_page: Open) -> None:
     path, graph, pruned = made
     measured = dressed(graph, pruned)["measured"]
@@ -68,6 +84,27 @@ def test_measured_effects_stand_beside_predicted_ones(made, open_page: Open) -> 
     assert float(cells[3]) == pytest.approx(own[0].measured, rel=0.02)
     assert page.locator(".plot circle").count() == len(measured)
     assert page.locator(".plot circle.own").count() == 4
+    assert page.locator("#details th").first.inner_text() == "activation ×"
+    assert [float(row.locator("td").first.inner_text()) for row in rows.all()] == [
+        one.factor for one in own
+    ]
+
+
+def test_a_pinned_node_of_changes_shows_by_what_they_are_multiplied(
+    open_page: Open, tmp_path: Path
+) -> None:
+    graph, pruned = random_graph()
+    changed = replace(graph, corrupted=Corrupted(graph.tokens, graph.activation))
+    write_page(tmp_path / "graph.html", changed, pruned, **dressed(graph, pruned))
+    node = features(graph, pruned)[0]
+    page = open_page(tmp_path / "graph.html", pin(node))
+    page.locator(".box").first.click()
+    assert page.locator("#details th").first.inner_text() == "change ×"
+    own = [one for one in dressed(graph, pruned)["measured"] if one.node == node.number]
+    rows = page.locator("#details tbody tr")
+    assert [float(row.locator("td").first.inner_text()) for row in rows.all()] == [
+        one.factor for one in own
+    ]
 
 
 @pytest.mark.parametrize("width", [320, 480, 768, 1024, 1280, 1600])

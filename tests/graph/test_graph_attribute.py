@@ -147,10 +147,10 @@ def test_the_best_features_are_found_by_influence(update: int, llama):
 def test_a_second_prompt_compiles_nothing(llama):
     model, transcoder = llama
     attribute(model, transcoder, PROMPT, features=20)
-    before = [one.count() for one in (frozen.point, frozen.effects, frozen.errors)]
+    before = [one.count() for one in (frozen.points, frozen.effects, frozen.errors)]
     other = attribute(model, transcoder, "w3 w8 w15 w6 w4 w22", features=20)
     assert other.feature_count == 20
-    assert [one.count() for one in (frozen.point, frozen.effects, frozen.errors)] == before
+    assert [one.count() for one in (frozen.points, frozen.effects, frozen.errors)] == before
 
 
 def test_sources_are_multiplied_in_groups(llama, monkeypatch: pytest.MonkeyPatch):
@@ -217,6 +217,12 @@ def test_a_graph_without_features(llama):
         ({"probability": 0.0}, "a share above 0"),
         ({"features": -1}, "features -1: at least 0"),
         ({"features": [(0, 0, 1)]}, "feature 1 of layer 0 is not active at position 0"),
+        ({"features": [(0, 3, 12)]}, "has no feature 12 in layer 0; it has 3 layers of 12"),
+        ({"features": [(3, 5)]}, "has no feature 5 in layer 3"),
+        ({"features": 3.7}, "features: 3.7 is not a whole number"),
+        ({"features": [(0, 3, 1.5)]}, "features: 1.5 is not a whole number"),
+        ({"features": [(0,)]}, r"features: each is \(layer, position, feature\) or"),
+        ({"targets": [4.5]}, "targets: 4.5 is not a whole number"),
         ({"batch": 0}, "batch 0: at least 1"),
         ({"update": 0}, "update 0: at least 1"),
     ],

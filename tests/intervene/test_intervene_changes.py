@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from intervene_helpers import Case, make_case
@@ -13,6 +15,14 @@ import pie_jax
 from pie_jax.intervene.changes import Change, parse_change, placed
 
 ALL = slice(None)
+
+
+@pytest.fixture(name="unchecked")
+def unchecked_types() -> Iterator[None]:
+    """No check of types, as a user has it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +63,31 @@ def test_malformed_changes(text: str):
 )  # fmt: skip
 def test_a_change_is_one_finite_amount(amounts: dict[str, Any]):
     refuses(lambda: Change(0, 1, 2, **amounts), "change 0:1@2")
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ((1.5, 2, 3), "layer: 1.5 is not a whole number"),
+        ((1, 3.7, 3), "feature: 3.7 is not a whole number"),
+        ((1, 2, 3.7), "position: 3.7 is not a whole number"),
+        ((1, 2, slice(2, 4.5)), "position: 4.5 is not a whole number"),
+        ((1, "2", 3), "feature: '2' is not a whole number"),
+        ((True, 2, 3), "layer: True is not a whole number"),
+        ((1, float("nan"), 3), "feature: nan is not a whole number"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_places_are_whole_numbers(place: Any, named: str):
+    refuses(lambda: Change(*place, value=1.0), "change ", named)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_whole_floats_of_a_json_are_taken():
+    found = Change(2.0, 17.0, 5.0, value=3.5)  # type: ignore[arg-type]
+    assert (found, str(found)) == (Change(2, 17, 5, value=3.5), "2:17@5=3.5")
+    found = Change(np.int64(2), 17, slice(3.0, None), value=1)  # type: ignore[arg-type]
+    assert found == Change(2, 17, slice(3, None), value=1)
 
 
 def test_a_slice_has_no_step():
@@ -134,6 +169,19 @@ def test_bad_options(case: Case, prompts: Any, options: dict[str, Any], named: l
         pie_jax.intervene(case.model, case.transcoder, prompts, GOOD, **options)
 
     refuses(run, *named)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "named"),
+    [
+        ("w5", {"activations": [(0, 3.7)]}, "activations: 3.7 is not a whole number"),
+        ("w5", {"targets": [4.5]}, "targets: 4.5 is not a whole number"),
+        ([[1, 5.5]], {}, "prompts: 5.5 is not a whole number"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_ids_are_whole_numbers(case: Case, prompts: Any, options: dict[str, Any], named: str):
+    refuses(lambda: pie_jax.intervene(case.model, case.transcoder, prompts, GOOD, **options), named)
 
 
 @pytest.mark.parametrize(

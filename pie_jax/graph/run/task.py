@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pie_jax.errors import InputError
 from pie_jax.features.kept import kept_features
 from pie_jax.features.weights import load_weights
-from pie_jax.graph.attribute import Key, attribute
+from pie_jax.graph.attribute import Key, attribute_many
 from pie_jax.graph.merged.columns import MERGES, columns
 from pie_jax.graph.merged.merge import Named, merge
 from pie_jax.graph.prune import prune_graph
@@ -152,31 +152,42 @@ def prompt_graphs(
     """Return a graph of every prompt, with the names of its positions, and the common target."""
     if merged not in MERGES:
         raise InputError(f"--merge `{merged}`: is not one of {', '.join(MERGES)}.")
-    tokenizer, graphs = task.model.tokenizer, []
+    tokenizer = task.model.tokenizer
     both = all(pair.distractor is not None for pair in task.pairs)
-    for done, pair in enumerate(task.pairs, 1):
-        graphs.append(_one(task, tokenizer, pair, merged, changes, both))
-        if progress is not None:
-            progress(done, len(task.pairs))
-    weight = sum(one.graph.targets[0].probability for one in graphs) / len(graphs)
-    return graphs, (Target(_ENDS[both], None, weight),)
-
-
-def _one(
-    task: Task, tokenizer: Tokenizer, pair: Pair, merged: str, changes: bool, both: bool
-) -> Named:
-    tokens = tokenizer.encode(pair.clean)[:MAX_TOKENS]
-    other = tokenizer.encode(pair.corrupted[0])[:MAX_TOKENS] if pair.corrupted else None
-    if changes and other is None:
+    prompts = [_Prompt.of(tokenizer, pair) for pair in task.pairs]
+    if changes and any(one.corrupted is None for one in prompts):
         raise InputError("--changes: a pair has no corrupted prompt; leave --changes out.")
-    answers = tuple(
-        None if text is None else tokenizer.answer_id(text)
-        for text in (pair.target, pair.distractor)
-    )
-    targets: Any = answers if both else [answers[0]]
-    graph = attribute(
-        task.model, task.transcoder, tokens, corrupted=other if changes else None,
-        targets=targets, features=task.features,
+    graphs = attribute_many(
+        task.model, task.transcoder, [one.tokens for one in prompts],
+        corrupted=[one.corrupted or [] for one in prompts] if changes else None,
+        targets=[one.targets(both) for one in prompts], features=task.features, progress=progress,
     )  # fmt: skip
-    names = columns(tokenizer, tokens, merged, answers=(answers[0], answers[1]), corrupted=other)
-    return Named(graph, names)
+    weight = sum(graph.targets[0].probability for graph in graphs) / len(graphs)
+    named = [
+        Named(graph, columns(tokenizer, one.tokens, merged,
+                             answers=one.answers, corrupted=one.corrupted))
+        for graph, one in zip(graphs, prompts, strict=True)
+    ]  # fmt: skip
+    return named, (Target(_ENDS[both], None, weight),)
+
+
+class _Prompt(NamedTuple):
+    """A pair's tokens, those of its first corrupted prompt, and its target and distractor."""
+
+    tokens: list[int]
+    corrupted: list[int] | None
+    answers: tuple[int | None, int | None]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, pair: Pair) -> _Prompt:
+        """Read a pair of texts."""
+        other = tokenizer.encode(pair.corrupted[0])[:MAX_TOKENS] if pair.corrupted else None
+        target, distractor = (
+            None if text is None else tokenizer.answer_id(text)
+            for text in (pair.target, pair.distractor)
+        )
+        return cls(tokenizer.encode(pair.clean)[:MAX_TOKENS], other, (target, distractor))
+
+    def targets(self, both: bool) -> Any:
+        """Return what its graph ends in: the difference of both answers, or the target."""
+        return self.answers if both else [self.answers[0]]
