@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,22 @@ Kl = dict[str, dict[int, np.ndarray]]
 RESAMPLES = 2000
 
 
-def mean_table(kl: Kl) -> dict[str, dict[int, dict[str, float]]]:
-    """Return mean KL with its interval, by method and budget."""
+def mean_table(kl: Kl) -> dict[str, dict[int, dict[str, float] | None]]:
+    """Return a measure's mean with its interval, by method and budget; None where undefined."""
     return {
         method: {budget: _mean(values) for budget, values in row.items()}
         for method, row in kl.items()
+    }
+
+
+def medians(table: Kl) -> dict[str, dict[int, float | None]]:
+    """Return the median over the prompts where a measure is defined, by method and budget."""
+    return {
+        method: {
+            budget: None if np.isnan(values).all() else float(np.nanmedian(values))
+            for budget, values in row.items()
+        }
+        for method, row in table.items()
     }
 
 
@@ -55,21 +67,46 @@ def ratios(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> dict[int
 
 def kl_rows(table: dict[str, Any], seconds: dict[str, float]) -> list[str]:
     """Return a Markdown table: a row a method, a column a budget, n and seconds a prompt last."""
-    budgets = sorted({budget for row in table.values() for budget in row})
-    head = ["method", *(f"K = {budget}" for budget in budgets), "n", "s a prompt"]
+
+    def row(method: str, cells: dict[int, Any], budgets: list[int]) -> list[str]:
+        count = next(iter(cells.values()))["n"]
+        own = [_cell(cells.get(budget)) for budget in budgets]
+        return [*own, str(count), f"{seconds[method]:.2f}"]
+
+    return _table(table, row, ("n", "s a prompt"))
+
+
+def share_rows(table: dict[str, Any]) -> list[str]:
+    """Return a Markdown table of means or medians: a row a method, a column a budget."""
+
+    def row(method: str, cells: dict[int, Any], budgets: list[int]) -> list[str]:
+        values = [cells.get(budget) for budget in budgets]
+        means = [one["mean"] if isinstance(one, dict) else one for one in values]
+        return ["–" if one is None else f"{one:.2f}" for one in means]
+
+    return _table(table, row)
+
+
+def _table(
+    table: dict[str, Any],
+    row: Callable[[str, dict[int, Any], list[int]], list[str]],
+    more: tuple[str, ...] = (),
+) -> list[str]:
+    budgets = sorted({budget for cells in table.values() for budget in cells})
+    head = ["method", *(f"K = {budget}" for budget in budgets), *more]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for method, row in table.items():
-        cells = [_cell(row.get(budget)) for budget in budgets]
-        count = next(iter(row.values()))["n"]
-        lines.append(f"| {method} | {' | '.join(cells)} | {count} | {seconds[method]:.2f} |")
+    for method, cells in table.items():
+        lines.append(f"| {method} | {' | '.join(row(method, cells, budgets))} |")
     return lines
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
+def _mean(values: np.ndarray) -> dict[str, float] | None:
     found = bootstrap_mean(values)
-    assert found is not None  # KL is never undefined
-    return found._asdict()
+    return None if found is None else found._asdict()
 
 
 def _cell(mean: dict[str, float] | None) -> str:
-    return "–" if mean is None else f"{mean['mean']:.3f} [{mean['low']:.2f}, {mean['high']:.2f}]"
+    if mean is None:
+        return "–"
+    digits = 3 if mean["mean"] >= 0.01 else 4
+    return f"{mean['mean']:.{digits}f} [{mean['low']:.2f}, {mean['high']:.2f}]"

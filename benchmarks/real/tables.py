@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real import chunks
-from benchmarks.real.claims import Kl, kl_rows, mean_table, random_size, ratios
+from benchmarks.real.claims import kl_rows, mean_table, medians, random_size, ratios, share_rows
 
 BASELINE = "fap-synergy"
 # Budgets at which random sets are sized.
@@ -34,7 +34,7 @@ def figures(out: Path, tasks: Sequence[str], groups: Sequence[chunks.Group]) -> 
         have = {group.name: chunks.joined(out / "prune", task, group) for group in groups}
         unseen = have.pop(chunks.UNSEEN.name)
         if unseen is not None:
-            found["unseen"][task] = _measures(unseen["kl"], unseen)
+            found["unseen"][task] = _measures([unseen])
         random = have.pop(chunks.GROWN.name)
         kept = [one for one in have.values() if one is not None]
         if kept:
@@ -43,10 +43,9 @@ def figures(out: Path, tasks: Sequence[str], groups: Sequence[chunks.Group]) -> 
 
 
 def _task(groups: Sequence[dict[str, Any]], random: dict[int, np.ndarray] | None) -> dict[str, Any]:
-    kl = {method: row for group in groups for method, row in group["kl"].items()}
-    seconds = {m: value for group in groups for m, value in group["seconds"].items()}
+    kl = _all(groups, "kl")
+    found = _measures(groups)
     most = max(groups, key=lambda group: len(group["null"]))
-    found = _measures(kl, {"null": most["null"], "seconds": seconds})
     found["occurrences"] = float(np.mean(most["occurrences"]))
     if random is not None:
         grown = {**kl.get("random", {}), **random}
@@ -61,12 +60,24 @@ def _task(groups: Sequence[dict[str, Any]], random: dict[int, np.ndarray] | None
     return found
 
 
-def _measures(kl: Kl, group: dict[str, Any]) -> dict[str, Any]:
+def _all(groups: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return {method: row for group in groups for method, row in group[name].items()}
+
+
+def _measures(groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    kl = _all(groups, "kl")
+    most = max(groups, key=lambda group: len(group["null"]))
     found: dict[str, Any] = {
-        "null": mean_table({"null": {0: group["null"]}})["null"][0],
+        "null": mean_table({"null": {0: most["null"]}})["null"][0],
         "kl": mean_table(kl),
-        "seconds a prompt": group["seconds"],
+        "against": mean_table(_all(groups, "against")),
+        "seconds a prompt": _all(groups, "seconds"),
+        "CPU seconds a prompt": {
+            "+".join(group["seconds"]): group["cpu_seconds"] for group in groups
+        },
     }
+    for name in ("completeness", "faithfulness"):
+        found[f"median {name}"] = medians(_all(groups, name))
     for base in (BASELINE, "fap"):
         if base in kl:
             found[f"ratio to {base}"] = {name: ratios(row, kl[base]) for name, row in kl.items()}
@@ -81,6 +92,7 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
             interval = f"[{null['low']:.2f}, {null['high']:.2f}]"
             yield f"\n**{task}{where}**: nothing kept: {null['mean']:.2f} {interval}\n"
             yield from kl_rows(one["kl"], one["seconds a prompt"])
+            yield from _shares(one)
             for name in (f"ratio to {BASELINE}", "ratio to fap"):
                 yield from _ratios(name, one.get(name, {}))
             yield from _sizes(one.get("random size for equal KL", {}))
@@ -88,6 +100,19 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
         yield from _quality(found["training"]["heldout"])
     if found["explain"] is not None:
         yield from _scores(found["explain"]["scores"])
+
+
+_SHARES = {
+    "median completeness": "median completeness",
+    "median faithfulness": "median faithfulness",
+    "against": "share of the kept effect against the target",
+}
+
+
+def _shares(found: dict[str, Any]) -> Iterator[str]:
+    for name, title in _SHARES.items():
+        yield f"\n{title}\n"
+        yield from share_rows(found[name])
 
 
 def _ratios(title: str, rows: dict[str, dict[int, Any]]) -> Iterator[str]:

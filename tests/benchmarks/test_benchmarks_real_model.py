@@ -50,11 +50,14 @@ def test_a_folder_without_the_packages_is_refused(tmp_path: Path):
 
 
 def _measured(methods: tuple[str, ...], budgets: tuple[int, ...], start: int, count: int) -> dict:
+    kl = {
+        method: {str(k): [(start + i + 1) / k for i in range(count)] for k in budgets}
+        for method in methods
+    }
+    undefined = {method: {str(k): [float("nan")] * count for k in budgets} for method in methods}
     return {
-        "kl": {
-            method: {str(k): [(start + i + 1) / k for i in range(count)] for k in budgets}
-            for method in methods
-        },
+        **{"kl": kl, "completeness": kl, "faithfulness": undefined, "against": kl},
+        "cpu_seconds": float(count),
         "null": [5.0] * count,
         "occurrences": [9000] * count,
         "seconds": dict.fromkeys(methods, float(4 - start)),
@@ -104,6 +107,16 @@ def test_figures_and_tables_hold_what_was_measured(tmp_path: Path):
     text = "\n".join(tables.markdown(json.loads(json.dumps(found, default=str)) | found))
     assert "| fap-synergy | 0.150 [0.10, 0.20] | 0.015 [0.01, 0.02] | 2 | 2.00 |" in text
     assert "**ioi on unseen corruptions**" in text
+    assert "\nmedian completeness\n" in text
+    assert "| fap-synergy | 0.15 | 0.0" in text
+    assert ioi["median faithfulness"]["fap"] == {10: None, 100: None}
+    assert ioi["CPU seconds a prompt"] == {"fap+random": 1.0, "fap-synergy": 1.0}
+
+
+def test_a_group_may_stop_before_the_last_pairs(tmp_path: Path):
+    few = chunks.Group("few", ("fap",), (10,), 2, pairs=3)
+    names = [path.name for path, _ in chunks.chunk_files(tmp_path, "ioi", few, 8)]
+    assert names == ["000-002.json", "002-003.json"]
 
 
 def test_random_sizes_for_equal_kl_are_between_budgets():

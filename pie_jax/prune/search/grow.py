@@ -24,7 +24,7 @@ from pie_jax.prune.search.space import Space, map_prompts
 
 # A stage's gains sum to at most so many times KL. Where KL is quadratic, those that lower it to
 # nothing sum to twice its value; on a pretrained model less left more of the circuits in balance.
-_ENOUGH = 1.5
+ENOUGH = 1.5
 # By default so many stages, and so many that none makes a circuit longer than this: gains change.
 _STAGES, _LONGEST = 20, 4 / 3
 
@@ -66,7 +66,7 @@ def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
             circuit, gain = jax.tree.map(lambda each: each[0], measure(space, members[None]))
             held = is_member(members, gain.shape[0])
             free = jnp.where(held, -jnp.inf, gain)
-            chosen = held | additions(free, end - held.sum(), _ENOUGH * circuit.kl)
+            chosen = held | additions(free, end - held.sum(), ENOUGH * circuit.kl)
             return largest_members(jnp.where(chosen, gain, -jnp.inf), end, most), (circuit, gain)
 
         nothing = jnp.full(most, PADDING, jnp.int32)

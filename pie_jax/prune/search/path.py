@@ -23,7 +23,7 @@ from pie_jax.prune.batch.metrics import last_logits
 from pie_jax.prune.batch.problem import Problem, mean_over_corruptions, over_prompts
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.kl import objective_value
-from pie_jax.prune.search.grow import largest, stage_count, stage_ends
+from pie_jax.prune.search.grow import ENOUGH, additions, largest, stage_count, stage_ends
 
 # KL has no gradient at the clean run: the first stage from there averages over these shares kept.
 _SHARES = (0.125, 0.375, 0.625, 0.875)
@@ -79,16 +79,25 @@ def _path(
             order = jnp.where(mask > 0, inside, outside)
             return largest(jnp.where(valid, order, -jnp.inf), end)
 
+        def grown(mask: Array, score: Array, end: Array, kl: Array) -> Array:
+            free = jnp.where(valid & (mask == 0), score, -jnp.inf)
+            new = additions(free, end - (mask > 0).sum(), ENOUGH * kl)
+            return jnp.maximum(mask, new.astype(mask.dtype))
+
         def stage(mask: Array, end: Array) -> tuple[Array, NestedPath]:
-            score = worth(mask)
-            mask = cut(mask, score, end)
+            value, score = worth(mask)
+            if objective == "kl" and not shrinks:
+                mask = grown(mask, score, end, -value)
+            else:
+                mask = cut(mask, score, end)
             return mask, NestedPath(mask, score)
 
         everything = valid.astype(jnp.float32)
         if not (shrinks and objective == "kl"):
             start = everything if shrinks else jnp.zeros_like(everything)
             return jax.lax.scan(stage, start, ends)[1]
-        score = jax.lax.map(worth, jnp.asarray(_SHARES)[:, None] * everything).mean(axis=0)
+        every = jax.lax.map(worth, jnp.asarray(_SHARES)[:, None] * everything)[1]
+        score = every.mean(axis=0)
         mask = cut(everything, score, ends[0])
         rest = jax.lax.scan(stage, mask, ends[1:])[1]
         first = NestedPath(mask[None], score[None])
@@ -103,15 +112,16 @@ def _worth(
     mask: Float[Array, " N"],
     objective: str,
     rule: GradientRule,
-) -> Float[Array, " N"]:
-    """Return by how much each occurrence raises the metric, or lowers KL, to first order."""
+) -> tuple[Float[Array, ""], Float[Array, " N"]]:
+    """Return the metric, or minus KL, and by how much each occurrence raises it to first order."""
     clean = last_logits(problem.model, problem.clean(), problem.prompt)
 
     def value(change: Array) -> Array:
         return objective_value(problem, clean, change, objective, rule)
 
-    def under(delta: Array, total: Array) -> Array:
+    def under(delta: Array, total: Array) -> tuple[Array, Array]:
         change = problem.written(mask * delta) - total
-        return delta * problem.product(jax.grad(value)(change))
+        now, gradient = jax.value_and_grad(value)(change)
+        return now, delta * problem.product(gradient)
 
     return mean_over_corruptions(under, problem.delta, total)

@@ -10,7 +10,7 @@ from search_helpers import Case, case, listed
 
 import pie_jax
 from pie_jax.models.loader import load_model
-from pie_jax.prune.search.grow import additions, grow, largest, stage_ends
+from pie_jax.prune.search.grow import ENOUGH, additions, grow, largest, stage_ends
 from pie_jax.tasks import get_task
 from pie_jax.transcoders.loader import load_transcoder
 
@@ -84,7 +84,7 @@ def test_each_stage_adds_gains_in_balance_at_the_circuit_so_far(case: Case):
             if not kept:
                 assert float(path.null[b]) == pytest.approx(kl, abs=1e-4)
             free = np.array([-np.inf if n in kept else g for n, g in enumerate(gain)])
-            values = added(free, end - len(kept), 1.5 * kl)
+            values = added(free, end - len(kept), ENOUGH * kl)
             kept += [int(np.flatnonzero(free == value)[0]) for value in values]
             assert listed(path.circuits.members[b])[stage] == sorted(kept)
             kl, _ = case.kl_and_gain(b, kept)
