@@ -130,12 +130,11 @@ def _work(
     seed: int,
 ) -> list[tuple[Path, Callable[[], dict[str, Any]]]]:
     """Return the chunks of all groups: the first of each, and then group by group, pairs of both
-    tasks in turn; unseen corruptions have IOI alone."""
+    tasks in turn; unseen corruptions, and what takes minutes a prompt, have IOI alone."""
     found = []
     for number, group in enumerate(groups):
-        unseen = group is chunks.UNSEEN
-        for task in TASKS[:1] if unseen else TASKS:
-            versions = _UNSEEN_VERSIONS if unseen else 1
+        versions = _UNSEEN_VERSIONS if group is chunks.UNSEEN else 1
+        for task in TASKS[:1] if group in (chunks.UNSEEN, chunks.OTHERS) else TASKS:
             pairs = get_task(task).generate(
                 count, seed=seed, tokenizer=model.tokenizer, n_corruptions=versions
             )
