@@ -35,10 +35,12 @@ def figures(out: Path, tasks: Sequence[str], groups: Sequence[chunks.Group]) -> 
         unseen = have.pop(chunks.UNSEEN.name)
         if unseen is not None:
             found["unseen"][task] = _measures([unseen])
-        random = have.pop(chunks.GROWN.name)
+        random, once = (have.pop(group.name, None) for group in (chunks.GROWN, chunks.ONCE))
         kept = [one for one in have.values() if one is not None]
         if kept:
             found["tasks"][task] = _task(kept, None if random is None else random["kl"]["random"])
+            if once is not None:
+                found["tasks"][task]["CPU seconds a prompt"][chunks.ONCE.name] = once["cpu_seconds"]
     return found
 
 
