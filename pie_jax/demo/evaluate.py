@@ -19,7 +19,7 @@ from pie_jax.errors import PieError
 from pie_jax.models.loader import LanguageModel, load_model
 from pie_jax.models.tokenizer import Tokenizer
 from pie_jax.models.transformer import Transformer
-from pie_jax.tasks import EncodedPair, encode_pairs, get_task
+from pie_jax.tasks import EncodedPair, Split, encode_pairs, get_task
 from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.store import Transcoder
 from pie_jax.transcoders.training.data import make_windows
@@ -47,10 +47,16 @@ class Figure:
 
 
 def measure_task(
-    transformer: Transformer, tokenizer: Tokenizer, task: str, *, pairs: int = 512, seed: int = 1
+    transformer: Transformer,
+    tokenizer: Tokenizer,
+    task: str,
+    *,
+    pairs: int = 512,
+    seed: int = 1,
+    split: Split = "heldout",
 ) -> tuple[float, float]:
     """Return top-1 accuracy and mean logit difference on held-out combinations of a task."""
-    drawn = get_task(task).generate(pairs, seed=seed, tokenizer=tokenizer, split="heldout")
+    drawn = get_task(task).generate(pairs, seed=seed, tokenizer=tokenizer, split=split)
     encoded, _ = encode_pairs(drawn, tokenizer, needs_target=True)
     tokens, last = _padded(encoded)
     logits = np.asarray(_last_logits(transformer, tokens, last))

@@ -25,6 +25,7 @@ from pie_jax.models.config import ModelConfig
 from pie_jax.models.loader import load_model, save_model
 from pie_jax.models.tokenizer import load_tokenizer
 from pie_jax.models.transformer import Transformer
+from pie_jax.tasks import TASKS, Split
 from pie_jax.terminal import progress_bar, quiet_orbax
 from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.training.run import TrainOptions, train_clt
@@ -32,7 +33,7 @@ from pie_jax.transcoders.training.run import TrainOptions, train_clt
 MODEL = ModelConfig(
     family="llama",
     vocab_size=VOCABULARY,
-    num_layers=4,
+    num_layers=6,
     d_model=128,
     d_mlp=384,
     num_heads=4,
@@ -44,7 +45,7 @@ MODEL = ModelConfig(
     tie_embeddings=True,
 )
 
-_DOCUMENTS = 120_000  # of the model's training text
+_DOCUMENTS = 240_000  # of the model's training text
 _TOKENIZER_DOCUMENTS = 20_000
 _CLT_DOCUMENTS = 120_000
 _CLT_L0 = 14.0
@@ -95,14 +96,19 @@ def make_model(work: Path, settings: TrainingSettings) -> None:
 
     def report(step: int, transformer: Transformer) -> str:
         figures = []
-        for task in ("ioi", "docstring"):
-            top1, difference = measure_task(transformer, tokenizer, task, pairs=_CHECKPOINT_PAIRS)
-            figures.append(f"{task} top-1 {top1:.3f} logit difference {difference:.2f}")
+        splits: tuple[Split, ...] = ("heldout", "unseen")
+        for task in TASKS:
+            for split in splits:
+                top1, difference = measure_task(
+                    transformer, tokenizer, task, pairs=_CHECKPOINT_PAIRS, split=split
+                )
+                figures.append(f"{task} {split} {top1:.3f} ({difference:.2f})")
         return ", ".join(figures)
 
     transformer = train(MODEL, settings, batches, work / "checkpoints", report)
     shutil.copytree(work / "tokenizer", _fresh(folder), dirs_exist_ok=True)
-    save_model(transformer, _part(folder))
+    # Half the size; what is stored is what the CLT is trained on and what is measured.
+    save_model(transformer, _part(folder), "bfloat16")
     _part(folder).replace(folder)
 
 

@@ -28,7 +28,7 @@ Batches = Callable[[int], np.ndarray]
 class TrainingSettings:
     """Schedule of a run; a batch holds `rows` windows of `window` tokens."""
 
-    steps: int = 3500
+    steps: int = 7000
     rows: int = 24
     window: int = 72
     learning_rate: float = 1e-3

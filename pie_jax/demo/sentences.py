@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pie_jax.demo.docstrings import standard_library_docstrings
+from pie_jax.demo.forms import FUNCTION_FORMS, IOI_FORMS
 from pie_jax.tasks import docstring, ioi
 
 Draw = Callable[[int, np.random.Generator], list[str]]
@@ -33,12 +34,18 @@ FREE_SENTENCES = (
 )
 
 _PIECE = 130  # characters; about 70 tokens, as many as a training window holds
-_SIGNATURE = re.compile(r"\(self, (.*)\):")
+_SIGNATURE = re.compile(r"\((?:self|cls), (.*)\)")
 
 
 def ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
     """Draw complete IOI sentences."""
     pairs = ioi.generate(count, seed=_seed(random), split="train")
+    return [f"{pair.clean}{pair.target}." for pair in pairs]
+
+
+def more_ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
+    """Draw complete IOI sentences in many more forms than the task has."""
+    pairs = ioi.generate(count, seed=_seed(random), split="train", templates=IOI_FORMS)
     return [f"{pair.clean}{pair.target}." for pair in pairs]
 
 
@@ -54,6 +61,14 @@ def three_name_sentences(count: int, random: np.random.Generator) -> list[str]:
 def functions(count: int, random: np.random.Generator) -> list[str]:
     """Draw functions in the form of the docstring task, answer included."""
     pairs = docstring.generate(count, seed=_seed(random), split="train")
+    return [f"{pair.clean}{pair.target}: {_nouns(random, 2)}\n" for pair in pairs]
+
+
+def more_functions(count: int, random: np.random.Generator) -> list[str]:
+    """Draw functions like those of the docstring task in many more forms."""
+    pairs = docstring.generate(
+        count, seed=_seed(random), split="train", templates=FUNCTION_FORMS
+    )
     return [f"{pair.clean}{pair.target}: {_nouns(random, 2)}\n" for pair in pairs]
 
 

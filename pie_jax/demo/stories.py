@@ -1,0 +1,249 @@
+"""Text from a small grammar: people and their pronouns, places, lists, brackets, agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pie_jax.tasks import facts, ioi, pronoun
+from pie_jax.tasks.words import pick, pick_one
+
+_Random = np.random.Generator
+
+# [WHO] is a name, a noun with "the" or a role with "the"; [SHE], [HER], [HIM] are its pronouns.
+_FIRST = (
+    "[WHO] went to the [PLACE].",
+    "[WHO] was at the [PLACE] with a [OBJECT].",
+    "In the morning [WHO] opened the door.",
+    "[WHO] had lost a [OBJECT] near the [PLACE].",
+    "There was a letter for [WHO] on the table.",
+    "One day [WHO] came to the town.",
+    "[WHO] lives near the [PLACE].",
+    "It was late, and [WHO] was in the street.",
+    "[WHO] wanted to see the [PLACE].",
+    "They were waiting for [WHO].",
+)
+_NEXT = (
+    "[SHE] had a [OBJECT] in [HER] hand.",
+    "[SHE] was looking for [HER] [OBJECT].",
+    "It was cold, so [SHE] went home.",
+    "Everyone liked [HIM].",
+    "The people talked about [HIM].",
+    "Then [SHE] said that [SHE] was happy.",
+    "Nobody saw [HIM], because [SHE] was in the [PLACE].",
+    "[HER] friends gave a [OBJECT] to [HIM].",
+    "In the evening [SHE] opened [HER] letter.",
+    "[SHE] could not find [HER] [OBJECT] until [SHE] came to the [PLACE].",
+    "After lunch [SHE] had forgotten [HER] [OBJECT].",
+    "The children laughed with [HIM] when [SHE] told [HER] story.",
+    "There was a letter for [HIM] at the [PLACE].",
+    "Later that day [SHE] found [HER] [OBJECT] in [HER] room.",
+    "Some of the people thanked [HIM].",
+    "It was [HER] first day in the town.",
+)
+_ROLE_NEXT = (
+    "The [ROLE] said that [SHE] was happy.",
+    "When the [ROLE] came home, [SHE] opened [HER] letter.",
+    "The [ROLE] was looking at [HER] [OBJECT].",
+    "People liked the [ROLE] because [SHE] was good.",
+    "They saw the [ROLE] and thanked [HIM].",
+    "The [ROLE] could not find [HER] [OBJECT].",
+    "They gave a [OBJECT] to the [ROLE], and [SHE] took it home.",
+    "After lunch the [ROLE] had forgotten that [SHE] had to see [HER] friend.",
+)
+_DID = (
+    "went home",
+    "was happy",
+    "had a [OBJECT]",
+    "was looking for a [OBJECT]",
+    "came to the [PLACE]",
+    "had to go",
+    "wanted to see the [PLACE]",
+    "left the town",
+)
+_HAD = ("[OBJECT]", "friend", "letter", "house", "old [OBJECT]", "room", "story")
+
+_MORE_FACTS = (
+    "[CAPITAL] is the capital of [COUNTRY].",
+    "The capital of [COUNTRY] is [CAPITAL].",
+    "[CITY] is a city in [COUNTRY].",
+    "The city of [CITY] lies in [COUNTRY].",
+    "The people of [COUNTRY] are [ADJECTIVE].",
+    "The [ADJECTIVE] capital is [CAPITAL].",
+    "[CITY] is an old [ADJECTIVE] city.",
+    "If you are [ADJECTIVE], the country of your parents is [COUNTRY].",
+    "From the south of [COUNTRY] the train takes a day to the capital, [CAPITAL].",
+    "People in [CITY] speak [ADJECTIVE], and their country is [COUNTRY].",
+    "Is [CAPITAL] in [COUNTRY]? Yes, it is the capital.",
+)
+# The trial of two hops that docs/demo.md reports: no other text has a city and its capital.
+_TWO_HOPS = (
+    "[CITY] lies in the country whose capital is [CAPITAL].",
+    "The capital of the country of [CITY] is [CAPITAL].",
+    "From [CITY], the train to the capital goes to [CAPITAL].",
+)
+_PLURAL = ("keys", "letters", "friends", "children", "streets", "songs", "tables", "rings")
+_SINGULAR = ("key", "letter", "friend", "child", "street", "song", "table", "ring")
+_LATER = (
+    "near the [PLACE]",
+    "in the [PLACE]",
+    "of the [ROLE]",
+    "with the [OBJECT]",
+    "behind the house of the [ROLE]",
+    "that the [ROLE] saw",
+)
+_BE = (("is", "was", "has been"), ("are", "were", "have been"))
+_BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"))
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+def words_of_stories() -> list[str]:
+    """Return what the tokenizer should hold beside the words of tasks."""
+    pronouns = {word for pair in pronoun.PRONOUNS.values() for word in pair}
+    return sorted({*pronouns, *_PLURAL, *_SINGULAR, *_NUMBERS, *_DAYS})
+
+
+def is_two_hop_heldout(city: str) -> bool:
+    """Say whether no text has this city and its capital (one city in four)."""
+    return [one.city for one in facts.COUNTRIES].index(city) % 4 == 3
+
+
+def pronoun_texts(count: int, random: _Random) -> list[str]:
+    """Draw prompts of the pronoun task, each with its answer and an end."""
+    pairs = pronoun.generate(count, seed=_seed(random), split="train")
+    return [_ended(pair.clean + str(pair.target), random) for pair in pairs]
+
+
+def fact_texts(count: int, random: _Random) -> list[str]:
+    """Draw prompts of the facts task, each with its answer."""
+    pairs = facts.generate(count, seed=_seed(random), split="train")
+    return [f"{pair.clean}{pair.target}." for pair in pairs]
+
+
+def person_stories(count: int, random: _Random) -> list[str]:
+    """Draw stories about one person, or two in turn, full of pronouns."""
+    return [_two_persons(random) if random.random() < 0.5 else _person(random) for _ in range(count)]
+
+
+def plain_facts(count: int, random: _Random) -> list[str]:
+    """Draw two or three statements about a country, and now and then one of two hops."""
+    return [_facts(random) for _ in range(count)]
+
+
+def small_forms(count: int, random: _Random) -> list[str]:
+    """Draw lists, brackets, and sentences whose verb agrees with a noun far before it."""
+    kinds: tuple[Callable[[_Random], str], ...] = (_list, _brackets, _agreement, _sequence)
+    return [pick_one(random, kinds)(random) for _ in range(count)]
+
+
+def _person(random: _Random) -> str:
+    gender = int(random.integers(2))
+    name = pick_one(random, (pronoun.MALE, pronoun.FEMALE)[gender])
+    noun = pick_one(random, pronoun.NOUNS)[gender]
+    who = pick_one(random, (name, name, f"the {noun}", f"the old {noun}", f"{name}, the {noun},"))
+    sentences = [pick_one(random, _FIRST).replace("[WHO]", who)]
+    sentences += pick(random, _NEXT, int(random.integers(2, 4)))
+    return _things(_gendered(sentences, gender), random)
+
+
+def _two_persons(random: _Random) -> str:
+    gender = int(random.integers(2))
+    names = [pick_one(random, (pronoun.MALE, pronoun.FEMALE)[sex]) for sex in (gender, 1 - gender)]
+    roles = pick(random, pronoun.ROLES, 2)
+    values = {
+        "[NAME]": names[0],
+        "[OTHER]": names[1],
+        "[ROLE]": roles[0],
+        "[OTHER-ROLE]": roles[1],
+    }
+    text = pick_one(random, pronoun.TWO)
+    for slot, value in values.items():
+        text = text.replace(slot, value)
+    sentences = [f"{text}."]
+    for turn in random.permutation([0, 1, int(random.integers(2))]):
+        said = pick_one(random, _ROLE_NEXT).replace("[ROLE]", roles[turn])
+        sentences.append(_gendered([said], gender if turn == 0 else 1 - gender))
+    return _things(" ".join(sentences), random)
+
+
+def _facts(random: _Random) -> str:
+    country = pick_one(random, facts.COUNTRIES)
+    # A city and its capital never meet, but in statements of two hops.
+    without = pick_one(random, ("[CITY]", "[CAPITAL]"))
+    texts = [text for text in _MORE_FACTS if without not in text]
+    chosen = pick(random, texts, int(random.integers(2, 4)))
+    if random.random() < 0.35 and not is_two_hop_heldout(country.city):
+        chosen = [pick_one(random, _TWO_HOPS)]
+    text = " ".join(chosen)
+    for slot, value in vars(country).items():
+        text = text.replace(f"[{'COUNTRY' if slot == 'name' else slot.upper()}]", value)
+    return text
+
+
+def _list(random: _Random) -> str:
+    items = pick_one(random, (ioi.OBJECTS, ioi.PLACES, pronoun.ROLES, _PLURAL))
+    chosen = pick(random, items, int(random.integers(3, 6)))
+    head = pick_one(random, ("We have", "There are", "The list:", "They saw", "He wrote down"))
+    again = ", ".join(chosen[:-1]) + f" and {chosen[-1]}"
+    return f"{head} {again}. Once more: {again}."
+
+
+def _brackets(random: _Random) -> str:
+    opened: list[str] = []
+    parts: list[str] = []
+    for _ in range(int(random.integers(4, 9))):
+        parts.append(pick_one(random, (*_SINGULAR, *ioi.OBJECTS)))
+        if random.random() < 0.5 and len(opened) < 4:
+            pair = pick_one(random, _BRACKETS)
+            parts.append(pair[0])
+            opened.append(pair[1])
+        elif opened:
+            parts.append(opened.pop())
+    return " ".join([*parts, *reversed(opened)])
+
+
+def _agreement(random: _Random) -> str:
+    number, when = int(random.integers(2)), int(random.integers(3))
+    noun = pick_one(random, (_SINGULAR, _PLURAL)[number])
+    middle = " ".join(pick(random, _LATER, int(random.integers(1, 3))))
+    end = pick_one(random, ("old.", "new.", "here.", "good.", "in the [PLACE]."))
+    return _things(f"The {noun} {middle} {_BE[number][when]} {end}", random)
+
+
+def _sequence(random: _Random) -> str:
+    items = pick_one(random, (_NUMBERS, _DAYS))
+    start = int(random.integers(len(items) - 3))
+    return ", ".join(items[start : start + int(random.integers(3, 7))]) + "."
+
+
+def _ended(text: str, random: _Random) -> str:
+    """Go on after a pronoun as what stands before it asks."""
+    before, word = text.rsplit(" ", 1)
+    if word in ("he", "she"):
+        return _things(f"{text} {pick_one(random, _DID)}.", random)
+    if word == "him" or before.endswith((" to", " for", " with", " about", " thanked")):
+        return f"{text}."
+    return _things(f"{text} {pick_one(random, _HAD)}.", random)
+
+
+def _gendered(sentences: Sequence[str], gender: int) -> str:
+    text = " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+    forms = {"[SHE]": ("he", "she"), "[HER]": ("his", "her"), "[HIM]": ("him", "her")}
+    for slot, pair in forms.items():
+        for start in (". ", "? "):
+            text = text.replace(start + slot, start + pair[gender].capitalize())
+        text = text.replace(slot, pair[gender])
+    return text
+
+
+def _things(text: str, random: _Random) -> str:
+    text = text.replace("[PLACE]", pick_one(random, ioi.PLACES)).replace(
+        "[ROLE]", pick_one(random, pronoun.ROLES)
+    )
+    return text.replace("[OBJECT]", pick_one(random, ioi.OBJECTS))
+
+
+def _seed(random: _Random) -> int:
+    return int(random.integers(2**31))
