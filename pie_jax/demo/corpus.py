@@ -16,20 +16,21 @@ from pie_jax.tasks import docstring, facts, ioi, pronoun
 
 # Share of each kind among the documents.
 MIX: tuple[tuple[sentences.Draw, float], ...] = (
-    (sentences.ioi_sentences, 0.07),
-    (sentences.more_ioi_sentences, 0.14),
-    (sentences.three_name_sentences, 0.04),
-    (sentences.functions, 0.06),
-    (sentences.more_functions, 0.09),
+    (sentences.ioi_sentences, 0.05),
+    (sentences.more_ioi_sentences, 0.11),
+    (sentences.three_name_sentences, 0.03),
+    (sentences.functions, 0.05),
+    (sentences.more_functions, 0.07),
     (sentences.mismatched_functions, 0.02),
     (sentences.other_functions, 0.03),
     (stories.pronoun_texts, 0.15),
-    (stories.person_stories, 0.09),
+    (stories.person_stories, 0.08),
     (stories.fact_texts, 0.14),
     (stories.plain_facts, 0.05),
-    (stories.small_forms, 0.03),
+    (stories.lists_again, 0.12),
+    (stories.small_forms, 0.02),
     (sentences.free_sentences, 0.03),
-    (sentences.library_pieces, 0.06),
+    (sentences.library_pieces, 0.05),
 )
 
 EXAMPLES_SEED = 2
@@ -50,6 +51,11 @@ def make_documents(count: int, *, seed: int) -> list[str]:
     for (draw, _), size in zip(MIX, np.diff(ends), strict=True):
         documents += _draw_allowed(draw, int(size), random)
     return [documents[i] for i in random.permutation(len(documents))]
+
+
+def make_lists(count: int, *, seed: int) -> list[str]:
+    """Draw the documents of the first steps of training: lists that are said again."""
+    return _draw_allowed(stories.lists_again, count, np.random.default_rng((seed, 1)))
 
 
 def example_corpus(count: int = 2000) -> TextCorpus:

@@ -11,10 +11,11 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import typer
 from rich.console import Console
 
-from pie_jax.demo.corpus import make_documents, task_words, write_corpus
+from pie_jax.demo.corpus import make_documents, make_lists, task_words, write_corpus
 from pie_jax.demo.docstrings import standard_library_docstrings
 from pie_jax.demo.evaluate import demo_figures, measure_task, print_figures
 from pie_jax.demo.model_training import TrainingSettings, train
@@ -46,6 +47,7 @@ MODEL = ModelConfig(
 )
 
 _DOCUMENTS = 240_000  # of the model's training text
+_LISTS = 20_000  # of its first steps
 _TOKENIZER_DOCUMENTS = 20_000
 _CLT_DOCUMENTS = 120_000
 _CLT_L0 = 14.0
@@ -86,13 +88,13 @@ def make_model(work: Path, settings: TrainingSettings) -> None:
     if _finished(folder, "model"):
         return
     tokenizer = load_tokenizer(work / "tokenizer", VOCABULARY)
-    batches = make_batches(
-        Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json")),
-        make_documents(_DOCUMENTS, seed=settings.seed),
-        rows=settings.rows,
-        window=settings.window,
-        seed=settings.seed,
-    )
+    coder = Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
+    sizes = {"rows": settings.rows, "window": settings.window, "seed": settings.seed}
+    lists = make_batches(coder, make_lists(_LISTS, seed=settings.seed), **sizes)
+    mixed = make_batches(coder, make_documents(_DOCUMENTS, seed=settings.seed), **sizes)
+
+    def batches(step: int) -> np.ndarray:
+        return lists(step) if step < settings.list_steps else mixed(step)
 
     def report(step: int, transformer: Transformer) -> str:
         figures = []

@@ -33,6 +33,16 @@ FREE_SENTENCES = (
     "While [A] waited at the [PLACE], [B] and [C] had a long talk.",
 )
 
+# After what [B] gave [A].
+_AFTERWARDS = (
+    "",
+    " [A] thanked [B].",
+    " [A] was happy, and so was [B].",
+    " Then [A] went home with [B].",
+    " It was a good day for [B] and for [A].",
+    " That is what [A] wanted from [B].",
+)
+
 _PIECE = 130  # characters; about 70 tokens, as many as a training window holds
 _SIGNATURE = re.compile(r"\((?:self|cls), (.*)\)")
 
@@ -46,7 +56,13 @@ def ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
 def more_ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
     """Draw complete IOI sentences in many more forms than the task has."""
     pairs = ioi.generate(count, seed=_seed(random), split="train", templates=IOI_FORMS)
-    return [f"{pair.clean}{pair.target}." for pair in pairs]
+    ends = [_one(random, _AFTERWARDS) for _ in pairs]
+    return [
+        f"{pair.clean}{pair.target}.{end}".replace(" [A]", str(pair.target)).replace(
+            " [B]", str(pair.distractor)
+        )
+        for pair, end in zip(pairs, ends, strict=True)
+    ]
 
 
 def three_name_sentences(count: int, random: np.random.Generator) -> list[str]:
@@ -69,7 +85,13 @@ def more_functions(count: int, random: np.random.Generator) -> list[str]:
     pairs = docstring.generate(
         count, seed=_seed(random), split="train", templates=FUNCTION_FORMS
     )
-    return [f"{pair.clean}{pair.target}: {_nouns(random, 2)}\n" for pair in pairs]
+    texts = []
+    for pair in pairs:
+        text = f"{pair.clean}{pair.target}: {_nouns(random, 2)}\n"
+        keyword = pair.clean.rsplit("\n", 1)[1]
+        last = f"{keyword} {signature(text)[-1]}: {_nouns(random, 2)}\n"
+        texts.append(text + last if random.random() < 0.7 else text)
+    return texts
 
 
 def mismatched_functions(count: int, random: np.random.Generator) -> list[str]:

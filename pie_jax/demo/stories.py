@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pie_jax.tasks import facts, ioi, pronoun
+from pie_jax.tasks import docstring, facts, ioi, pronoun
 from pie_jax.tasks.words import pick, pick_one
 
 _Random = np.random.Generator
@@ -94,6 +94,16 @@ _LATER = (
     "that the [ROLE] saw",
 )
 _BE = (("is", "was", "has been"), ("are", "were", "have been"))
+_LISTED = (
+    docstring.ARGUMENTS,
+    docstring.NOUNS,
+    (*ioi.OBJECTS, *ioi.PLACES, *_SINGULAR),
+    pronoun.ROLES,
+    tuple(noun for pair in pronoun.NOUNS for noun in pair),
+    tuple(one.name for one in facts.COUNTRIES),
+    tuple(one.city for one in facts.COUNTRIES),
+    tuple(one.capital for one in facts.COUNTRIES),
+)
 _BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"))
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -111,15 +121,13 @@ def is_two_hop_heldout(city: str) -> bool:
 
 
 def pronoun_texts(count: int, random: _Random) -> list[str]:
-    """Draw prompts of the pronoun task, each with its answer and an end."""
-    pairs = pronoun.generate(count, seed=_seed(random), split="train")
-    return [_ended(pair.clean + str(pair.target), random) for pair in pairs]
+    """Draw texts in the form of the pronoun task that go on to more endings."""
+    return [_pronoun_text(random) for _ in range(count)]
 
 
 def fact_texts(count: int, random: _Random) -> list[str]:
-    """Draw prompts of the facts task, each with its answer."""
-    pairs = facts.generate(count, seed=_seed(random), split="train")
-    return [f"{pair.clean}{pair.target}." for pair in pairs]
+    """Draw texts in the form of the facts task that go on to more endings."""
+    return [_fact_text(random) for _ in range(count)]
 
 
 def person_stories(count: int, random: _Random) -> list[str]:
@@ -132,10 +140,64 @@ def plain_facts(count: int, random: _Random) -> list[str]:
     return [_facts(random) for _ in range(count)]
 
 
+def lists_again(count: int, random: _Random) -> list[str]:
+    """Draw lists of any words, each said twice or three times: every word of the second can be
+    known from the first, which teaches to look back long before tasks do."""
+    return [_again(random) for _ in range(count)]
+
+
 def small_forms(count: int, random: _Random) -> list[str]:
     """Draw lists, brackets, and sentences whose verb agrees with a noun far before it."""
     kinds: tuple[Callable[[_Random], str], ...] = (_list, _brackets, _agreement, _sequence)
     return [pick_one(random, kinds)(random) for _ in range(count)]
+
+
+def _pronoun_text(random: _Random) -> str:
+    openings, remarks, endings = pick_one(random, pronoun.TEMPLATES["seen"])
+    opening, gender = pick_one(random, openings), int(random.integers(2))
+    names = [pick_one(random, (pronoun.MALE, pronoun.FEMALE)[sex]) for sex in (gender, 1 - gender)]
+    roles = pick(random, pronoun.ROLES, 2)
+    noun = pick_one(random, pronoun.NOUNS)[gender]
+    two = "[OTHER]" in opening
+    text = opening + pick_one(random, remarks)
+    for ending in pick(random, endings, int(random.integers(1, 4))):
+        turn = int(random.integers(2)) if two else 0
+        before, slot = ending.rsplit(" ", 1)
+        word = pronoun.PRONOUNS[slot][gender if turn == 0 else 1 - gender]
+        if two:
+            before = before.replace("[ROLE]", roles[turn])
+        text += f"{before} {word}{_goes_on(slot, random)}."
+    values = {"[NAME]": names[0], "[OTHER]": names[1], "[NOUN]": noun, "[OTHER-ROLE]": roles[1]}
+    for place, value in {**values, "[ROLE]": roles[0]}.items():
+        text = text.replace(place, value)
+    return _things(text, random)
+
+
+def _goes_on(slot: str, random: _Random) -> str:
+    """Return what follows a pronoun of a kind."""
+    if slot == "[HER.]":
+        return ""
+    return f" {pick_one(random, _DID if slot == '[SHE]' else _HAD)}"
+
+
+def _fact_text(random: _Random) -> str:
+    openings, remarks, endings = pick_one(random, facts.TEMPLATES["seen"])
+    opening = pick_one(random, openings)
+    names = pick(random, (*pronoun.MALE, *pronoun.FEMALE), 2)
+    here = pick(random, facts.COUNTRIES, 2)
+    things = {"[PLACE]": pick_one(random, ioi.PLACES), "[OBJECT]": pick_one(random, ioi.OBJECTS)}
+    text = ""
+    for ending in pick(random, endings, int(random.integers(1, 4))):
+        turn = int(random.integers(2)) if "[OTHER]" in opening else 0
+        answer = ending.rsplit(" ", 1)[1]
+        if not text:
+            people = {"[NAME]": names[0], "[OTHER]": names[1], **things}
+            text = facts.filled(
+                opening + pick_one(random, remarks), {**people, **facts.slots(*here, answer)}
+            )
+        asked = {"[NAME]": names[turn], **facts.slots(here[turn], here[1 - turn], answer)}
+        text += f"{facts.filled(ending, asked)}."
+    return text
 
 
 def _person(random: _Random) -> str:
@@ -190,6 +252,17 @@ def _list(random: _Random) -> str:
     return f"{head} {again}. Once more: {again}."
 
 
+def _again(random: _Random) -> str:
+    if random.random() < 0.3:  # most lists of more names hold two that are held out together
+        chosen = pick(random, ioi.NAMES, int(random.integers(2, 4)))
+    else:
+        chosen = pick(random, pick_one(random, _LISTED), int(random.integers(3, 10)))
+    separator = pick_one(random, (", ", " and ", " ", "\n", " - ", " or "))
+    end = pick_one(random, (". ", ".\n", "; ", "\n\n", ": "))
+    times = 3 if len(chosen) < 6 else 2
+    return end.join([separator.join(chosen)] * times)
+
+
 def _brackets(random: _Random) -> str:
     opened: list[str] = []
     parts: list[str] = []
@@ -218,16 +291,6 @@ def _sequence(random: _Random) -> str:
     return ", ".join(items[start : start + int(random.integers(3, 7))]) + "."
 
 
-def _ended(text: str, random: _Random) -> str:
-    """Go on after a pronoun as what stands before it asks."""
-    before, word = text.rsplit(" ", 1)
-    if word in ("he", "she"):
-        return _things(f"{text} {pick_one(random, _DID)}.", random)
-    if word == "him" or before.endswith((" to", " for", " with", " about", " thanked")):
-        return f"{text}."
-    return _things(f"{text} {pick_one(random, _HAD)}.", random)
-
-
 def _gendered(sentences: Sequence[str], gender: int) -> str:
     text = " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
     forms = {"[SHE]": ("he", "she"), "[HER]": ("his", "her"), "[HIM]": ("him", "her")}
@@ -243,7 +306,3 @@ def _things(text: str, random: _Random) -> str:
         "[ROLE]", pick_one(random, pronoun.ROLES)
     )
     return text.replace("[OBJECT]", pick_one(random, ioi.OBJECTS))
-
-
-def _seed(random: _Random) -> int:
-    return int(random.integers(2**31))

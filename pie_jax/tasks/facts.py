@@ -8,7 +8,7 @@ country, and the answer takes finding whose is asked for before the fact is reca
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -224,7 +224,7 @@ def generate(
     words.check_corruption(corruption, CORRUPTIONS, n_corruptions)
     words.check_split(split)
     names = words.one_token_words((*MALE, *FEMALE), tokenizer, needed=2, kind="names")
-    countries = _countries(tokenizer, needed=2 + words.pool_for(2, n_corruptions))
+    countries = _countries(tokenizer, needed=2 + words.pool_for(1, n_corruptions))
     things = {
         "[PLACE]": words.one_token_words(PLACES, tokenizer, needed=1, kind="places"),
         "[OBJECT]": words.one_token_words(OBJECTS, tokenizer, needed=1, kind="objects"),
@@ -236,7 +236,7 @@ def generate(
     rng = words.seeded(seed)
 
     def draw() -> Pair:
-        template = words.pick_one(rng, _TEMPLATES["unseen" if split == "unseen" else "seen"])
+        template = words.pick_one(rng, TEMPLATES["unseen" if split == "unseen" else "seen"])
         opening, remark, ending = (words.pick_one(rng, part) for part in template)
         name, home = words.pick_one(rng, people)
         if split == "train":
@@ -249,14 +249,15 @@ def generate(
         prompt, answer = f"{opening}{remark}{ending}".rsplit(" ", 1)
         here = by_name[home], by_name[other_home]
         rest = [country for country in countries if country not in here]
-        moved = words.distinct_draws(rng, rest, 2, n_corruptions)
+        persons = 2 if "[OTHER]" in opening else 1
+        moved = words.distinct_draws(rng, rest, persons, n_corruptions)
         return Pair(
-            clean=_filled(prompt, {**fixed, **_slots(*here, answer)}),
+            clean=filled(prompt, {**fixed, **slots(*here, answer)}),
             corrupted=tuple(
-                _filled(prompt, {**fixed, **_slots(*there, answer)}) for there in moved
+                filled(prompt, {**fixed, **slots(there[0], there[-1], answer)}) for there in moved
             ),
-            target=f" {_slots(*here, answer)[answer]}",
-            distractor=f" {_slots(*here[::-1], answer)[answer]}",
+            target=f" {slots(*here, answer)[answer]}",
+            distractor=f" {slots(*here[::-1], answer)[answer]}",
         )
 
     return words.draw_distinct(n, draw, tokenizer)
@@ -271,7 +272,7 @@ def _both(openings: Sequence[str]) -> tuple[str, ...]:
     return (*openings, *map(swapped, openings))
 
 
-_TEMPLATES: dict[str, tuple[tuple[Sequence[str], Sequence[str], Sequence[str]], ...]] = {
+TEMPLATES: dict[str, tuple[tuple[Sequence[str], Sequence[str], Sequence[str]], ...]] = {
     "seen": (
         (CAPITAL_ONE, REMARKS, CAPITAL_ENDINGS),
         (COUNTRY_ONE, REMARKS, COUNTRY_ENDINGS),
@@ -287,7 +288,7 @@ _TEMPLATES: dict[str, tuple[tuple[Sequence[str], Sequence[str], Sequence[str]], 
 }
 
 
-def _slots(country: Country, other: Country, answer: str) -> dict[str, str]:
+def slots(country: Country, other: Country, answer: str) -> dict[str, str]:
     """Return what the places of a prompt hold, by which answer it asks for."""
     capital = answer == "[CAPITAL]"
     return {
@@ -312,7 +313,8 @@ def _second(
     return words.pick_one(rng, words.require(left, "second persons")), country
 
 
-def _filled(text: str, values: dict[str, str]) -> str:
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """Return a template with its places filled."""
     return _SLOT.sub(lambda slot: values[slot[0]], text)
 
 

@@ -203,7 +203,7 @@ def generate(
     words.check_corruption(corruption, CORRUPTIONS, n_corruptions)
     words.check_split(split)
     source = _Words(tokenizer, n_corruptions, split)
-    templates = _TEMPLATES["unseen" if split == "unseen" else "seen"]
+    templates = TEMPLATES["unseen" if split == "unseen" else "seen"]
     rng = words.seeded(seed)
 
     def draw() -> Pair:
@@ -242,7 +242,7 @@ def _both(openings: Sequence[str]) -> tuple[str, ...]:
 
 
 # Of one person and of two.
-_TEMPLATES: dict[str, tuple[_Parts, _Parts]] = {
+TEMPLATES: dict[str, tuple[_Parts, _Parts]] = {
     "seen": ((ONE, REMARKS, ENDINGS), (_both(TWO), REMARKS, ROLE_ENDINGS)),
     "unseen": (
         (UNSEEN_ONE, UNSEEN_REMARKS, UNSEEN_ENDINGS),

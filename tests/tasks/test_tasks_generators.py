@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as BpeModel
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pie_jax.errors import InputError
-from pie_jax.tasks import TASKS, docstring, encode_pairs, get_task, ioi
+from pie_jax.tasks import TASKS, docstring, encode_pairs, facts, get_task, ioi, pronoun
 from pie_jax.tasks.records import Pair
 
 
@@ -33,11 +33,12 @@ class Bpe:
 def bpe() -> Bpe:
     """A tokenizer in which most, not all, of the tasks' words are one token."""
     pairs = ioi.generate(300, seed=1, names=ioi.NAMES[:40]) + docstring.generate(300, seed=1)
+    pairs += pronoun.generate(300, seed=1) + facts.generate(300, seed=1)
     model = BpeModel(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=2000,
+        vocab_size=2300,
         special_tokens=["<bos>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -339,12 +340,12 @@ def test_a_wrong_option_is_one_sentence_that_names_it(
 
 
 def test_the_registry_names_its_tasks() -> None:
-    assert sorted(TASKS) == ["docstring", "ioi"]
+    assert sorted(TASKS) == ["docstring", "facts", "ioi", "pronoun"]
     for name, task in TASKS.items():
         assert get_task(name) is task
         assert task.name == name
         assert task.default_corruption in task.corruptions
         plain = task.generate(2, seed=0)
         assert plain == task.generate(2, seed=0, corruption=task.default_corruption)
-    with pytest.raises(InputError, match="docstring, ioi"):
+    with pytest.raises(InputError, match="docstring, facts, ioi, pronoun"):
         get_task("greater-than")
