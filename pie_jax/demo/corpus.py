@@ -15,7 +15,8 @@ from pie_jax.files.corpus.documents import TextCorpus
 from pie_jax.tasks import docstring, facts, ioi, pronoun
 
 # Share of each kind among the documents.
-MIX: tuple[tuple[sentences.Draw, float], ...] = (
+Mix = tuple[tuple[sentences.Draw, float], ...]
+MIX: Mix = (
     (sentences.ioi_sentences, 0.05),
     (sentences.more_ioi_sentences, 0.11),
     (sentences.three_name_sentences, 0.03),
@@ -33,6 +34,27 @@ MIX: tuple[tuple[sentences.Draw, float], ...] = (
     (sentences.library_pieces, 0.05),
 )
 
+# Of the later part of the model's training: more of what takes long to learn, two persons.
+LATER_MIX: Mix = (
+    (sentences.ioi_sentences, 0.03),
+    (sentences.more_ioi_sentences, 0.06),
+    (sentences.later_ioi_sentences, 0.08),
+    (sentences.three_name_sentences, 0.02),
+    (sentences.functions, 0.02),
+    (sentences.later_functions, 0.06),
+    (sentences.mismatched_functions, 0.01),
+    (sentences.other_functions, 0.02),
+    (stories.pronoun_texts, 0.20),
+    (stories.who_is_who, 0.09),
+    (stories.person_stories, 0.11),
+    (stories.fact_texts, 0.18),
+    (stories.plain_facts, 0.03),
+    (stories.lists_again, 0.02),
+    (stories.small_forms, 0.02),
+    (sentences.free_sentences, 0.02),
+    (sentences.library_pieces, 0.03),
+)
+
 EXAMPLES_SEED = 2
 
 _NAMES = frozenset(ioi.NAMES)
@@ -43,12 +65,12 @@ _WORD = re.compile(r"[A-Za-z]+")
 _FUNCTION = re.compile(r"\bdef \w+\(")
 
 
-def make_documents(count: int, *, seed: int) -> list[str]:
+def make_documents(count: int, *, seed: int, mix: Mix = MIX) -> list[str]:
     """Draw documents in random order; the same arguments and Python give the same ones."""
     random = np.random.default_rng(seed)
-    ends = np.rint(np.cumsum([0.0, *(share for _, share in MIX)]) * count).astype(int)
+    ends = np.rint(np.cumsum([0.0, *(share for _, share in mix)]) * count).astype(int)
     documents: list[str] = []
-    for (draw, _), size in zip(MIX, np.diff(ends), strict=True):
+    for (draw, _), size in zip(mix, np.diff(ends), strict=True):
         documents += _draw_allowed(draw, int(size), random)
     return [documents[i] for i in random.permutation(len(documents))]
 

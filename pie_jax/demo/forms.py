@@ -78,6 +78,50 @@ def _swapped(text: str) -> str:
 # About 30,000; a document takes one.
 IOI_FORMS = _ioi()
 
+_STARTS = (
+    "It was late, and [B] and [A] were still at the [PLACE], where",
+    "Every day [B] and [A] met at the [PLACE], and every day",
+    "Not far from the [PLACE] lived [B] and [A]. In the morning",
+    "They called [B] and [A] to the [PLACE], because",
+    "In front of the [PLACE], [B] and [A] had found something, and",
+    "If [B] and [A] ever go to the [PLACE], it is because",
+    "At noon [B] came to the [PLACE], and [A] came too. Then",
+    "There was a letter for [B] and [A] at the [PLACE]. After that",
+    "Our children [B] and [A] go to the [PLACE], and now",
+    "The [OBJECT] of [B] and [A] was in the [PLACE], and so",
+    "We met [B] and [A] on the way to the [PLACE] when",
+    "The train took [B] and [A] to the [PLACE]. There",
+    "Not only [B] but [A] was in the [PLACE] too, and",
+    "With [B] and [A] in the [PLACE], it was good that",
+    "The doctor knew [B] and [A] from the [PLACE]. One day",
+    "Long ago, [B] and [A] lived behind the [PLACE], but",
+    "Before [B] and [A] could see the [PLACE],",
+    "It is said that [B] and [A] left the [PLACE] because",
+)
+_GIVES = (
+    *_GAVE,
+    "[B] was bringing the [OBJECT] to",
+    "[B] carries a [OBJECT] to",
+    "[B] has given everything to",
+    "[B] took the old [OBJECT] to",
+    "[B] gives a [OBJECT] to",
+    "[B] would hand the [OBJECT] to",
+    "[B] could show a [OBJECT] to",
+    "[B] forgot to give the [OBJECT] to",
+    "[B] talked to",
+    "[B] came back to",
+    "[B] reads a story to",
+    "[B] likes to sing to",
+    "[B] promised the [OBJECT] to",
+    "[B] left a letter to",
+)
+# Of the later part of training.
+LATER_IOI_FORMS = tuple(
+    form
+    for start, gave in product(_STARTS, _GIVES)
+    for form in (f"{start} {gave}", _swapped(f"{start} {gave}"))
+)
+
 _HEADS = (
     "\ndef [METHOD](self, {}):\n",
     "\nasync def [METHOD](self, {}):\n",
@@ -106,6 +150,34 @@ _LINES = (
 )
 
 
+_LATER_HEADS = (
+    *_HEADS,
+    "\ndef [METHOD]_one(self, {}):\n",
+    "\ndef [METHOD](self, {}) -> int:\n",
+    "\nclass [N7]:\n    def [METHOD](self, {}):\n",
+    "\n    def [METHOD](self, {}) -> bool:\n",
+    "\n# [N7]\ndef [METHOD](self, {}):\n",
+)
+_LATER_OPENINGS = (
+    *_OPENINGS,
+    '    """[N1] - [N2] [N3]\n\n',
+    '    """A [N1] for the [N2].\n\n',
+    '    """[N1] ([N2])\n\n',
+    '    """[N1]. [N2]. [N3].\n\n',
+    '    """[N1]\n\n',
+)
+_LATER_LINES = (
+    *_LINES,
+    "    {} [{}]: a [N4] or [N5]\n",
+    "    {} [{}]: [N4]; [N5]\n",
+    "    {} [{}]: [N4] ([N5])\n",
+    "    {} [{}]: the [N4] of the [N5]\n",
+    "    {} [{}]: [N4] and [N5].\n",
+    "    {} [{}]: [N4].\n",
+    "    {} [{}]: [N4] - [N5]\n",
+)
+
+
 def _function(head: str, opening: str, keyword: str, line: str) -> str:
     text = head.format("[P1], [P2], [M1], [M2], [M3], [S1]") + opening
     text += line.format(keyword, "D1")
@@ -121,4 +193,8 @@ def _function(head: str, opening: str, keyword: str, line: str) -> str:
 
 FUNCTION_FORMS = tuple(
     _function(*parts) for parts in product(_HEADS, _OPENINGS, _KEYWORDS, _LINES)
+)
+LATER_FUNCTION_FORMS = tuple(
+    _function(*parts)
+    for parts in product(_LATER_HEADS, _LATER_OPENINGS, _KEYWORDS, _LATER_LINES)
 )

@@ -15,7 +15,13 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from pie_jax.demo.corpus import make_documents, make_lists, task_words, write_corpus
+from pie_jax.demo.corpus import (
+    LATER_MIX,
+    make_documents,
+    make_lists,
+    task_words,
+    write_corpus,
+)
 from pie_jax.demo.docstrings import standard_library_docstrings
 from pie_jax.demo.evaluate import demo_figures, measure_task, print_figures
 from pie_jax.demo.model_training import TrainingSettings, train
@@ -47,6 +53,7 @@ MODEL = ModelConfig(
 )
 
 _DOCUMENTS = 240_000  # of the model's training text
+_LATER_SEED = 20_000  # beside the seeds of other draws
 _LISTS = 20_000  # of its first steps
 _TOKENIZER_DOCUMENTS = 20_000
 _CLT_DOCUMENTS = 120_000
@@ -92,9 +99,13 @@ def make_model(work: Path, settings: TrainingSettings) -> None:
     sizes = {"rows": settings.rows, "window": settings.window, "seed": settings.seed}
     lists = make_batches(coder, make_lists(_LISTS, seed=settings.seed), **sizes)
     mixed = make_batches(coder, make_documents(_DOCUMENTS, seed=settings.seed), **sizes)
+    later = make_documents(_DOCUMENTS, seed=settings.seed + _LATER_SEED, mix=LATER_MIX)
+    last = make_batches(coder, later, **sizes)
 
     def batches(step: int) -> np.ndarray:
-        return lists(step) if step < settings.list_steps else mixed(step)
+        if step < settings.list_steps:
+            return lists(step)
+        return mixed(step) if step < settings.later_step else last(step)
 
     def report(step: int, transformer: Transformer) -> str:
         figures = []

@@ -8,7 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pie_jax.demo.docstrings import standard_library_docstrings
-from pie_jax.demo.forms import FUNCTION_FORMS, IOI_FORMS
+from pie_jax.demo.forms import (
+    FUNCTION_FORMS,
+    IOI_FORMS,
+    LATER_FUNCTION_FORMS,
+    LATER_IOI_FORMS,
+)
 from pie_jax.tasks import docstring, ioi
 
 Draw = Callable[[int, np.random.Generator], list[str]]
@@ -53,9 +58,11 @@ def ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
     return [f"{pair.clean}{pair.target}." for pair in pairs]
 
 
-def more_ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
+def more_ioi_sentences(
+    count: int, random: np.random.Generator, forms: Sequence[str] = IOI_FORMS
+) -> list[str]:
     """Draw complete IOI sentences in many more forms than the task has."""
-    pairs = ioi.generate(count, seed=_seed(random), split="train", templates=IOI_FORMS)
+    pairs = ioi.generate(count, seed=_seed(random), split="train", templates=forms)
     ends = [_one(random, _AFTERWARDS) for _ in pairs]
     return [
         f"{pair.clean}{pair.target}.{end}".replace(" [A]", str(pair.target)).replace(
@@ -80,11 +87,16 @@ def functions(count: int, random: np.random.Generator) -> list[str]:
     return [f"{pair.clean}{pair.target}: {_nouns(random, 2)}\n" for pair in pairs]
 
 
-def more_functions(count: int, random: np.random.Generator) -> list[str]:
+def later_ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
+    """Draw complete IOI sentences in the forms of the later part of training."""
+    return more_ioi_sentences(count, random, LATER_IOI_FORMS)
+
+
+def more_functions(
+    count: int, random: np.random.Generator, forms: Sequence[str] = FUNCTION_FORMS
+) -> list[str]:
     """Draw functions like those of the docstring task in many more forms."""
-    pairs = docstring.generate(
-        count, seed=_seed(random), split="train", templates=FUNCTION_FORMS
-    )
+    pairs = docstring.generate(count, seed=_seed(random), split="train", templates=forms)
     texts = []
     for pair in pairs:
         text = f"{pair.clean}{pair.target}: {_nouns(random, 2)}\n"
@@ -92,6 +104,11 @@ def more_functions(count: int, random: np.random.Generator) -> list[str]:
         last = f"{keyword} {signature(text)[-1]}: {_nouns(random, 2)}\n"
         texts.append(text + last if random.random() < 0.7 else text)
     return texts
+
+
+def later_functions(count: int, random: np.random.Generator) -> list[str]:
+    """Draw functions in the forms of the later part of training."""
+    return more_functions(count, random, LATER_FUNCTION_FORMS)
 
 
 def mismatched_functions(count: int, random: np.random.Generator) -> list[str]:

@@ -83,6 +83,32 @@ _TWO_HOPS = (
     "The capital of the country of [CITY] is [CAPITAL].",
     "From [CITY], the train to the capital goes to [CAPITAL].",
 )
+_TOLD_ROLE = (
+    "[NAME] is a [WORD].",
+    "The [WORD] is [NAME].",
+    "[NAME], the [WORD], is here.",
+    "A [WORD] called [NAME] came.",
+)
+_ASKED_ROLE = (
+    "The [WORD] is [NAME].",
+    "The name of the [WORD] is [NAME].",
+    "[NAME] is the [WORD].",
+    "Who is the [WORD]? It is [NAME].",
+    "We saw the [WORD], so we saw [NAME].",
+)
+_TOLD_HOME = (
+    "[NAME] lives in [WORD].",
+    "In [WORD] lives [NAME].",
+    "[NAME] comes from [WORD].",
+    "From [WORD] came [NAME].",
+)
+_ASKED_HOME = (
+    "The home of [NAME] is [WORD].",
+    "The person in [WORD] is [NAME].",
+    "[NAME] knows [WORD].",
+    "Who lives in [WORD]? It is [NAME].",
+    "If you see [NAME], you are in [WORD].",
+)
 _PLURAL = ("keys", "letters", "friends", "children", "streets", "songs", "tables", "rings")
 _SINGULAR = ("key", "letter", "friend", "child", "street", "song", "table", "ring")
 _LATER = (
@@ -144,6 +170,11 @@ def lists_again(count: int, random: _Random) -> list[str]:
     """Draw lists of any words, each said twice or three times: every word of the second can be
     known from the first, which teaches to look back long before tasks do."""
     return [_again(random) for _ in range(count)]
+
+
+def who_is_who(count: int, random: _Random) -> list[str]:
+    """Draw two to four people and their roles or homes, told one way and then asked another."""
+    return [_who_is_who(random) for _ in range(count)]
 
 
 def small_forms(count: int, random: _Random) -> list[str]:
@@ -261,6 +292,32 @@ def _again(random: _Random) -> str:
     end = pick_one(random, (". ", ".\n", "; ", "\n\n", ": "))
     times = 3 if len(chosen) < 6 else 2
     return end.join([separator.join(chosen)] * times)
+
+
+def _who_is_who(random: _Random) -> str:
+    places = tuple(one.name for one in facts.COUNTRIES), tuple(one.city for one in facts.COUNTRIES)
+    told, asked, values = pick_one(
+        random,
+        (
+            (_TOLD_ROLE, _ASKED_ROLE, pronoun.ROLES),
+            (_TOLD_HOME, _ASKED_HOME, pick_one(random, places)),
+        ),
+    )
+    size = int(random.integers(2, 5))
+    people = list(
+        zip(
+            pick(random, (*pronoun.MALE, *pronoun.FEMALE), size),
+            pick(random, values, size),
+            strict=True,
+        )
+    )
+    first, then = pick_one(random, told), pick_one(random, asked)
+    again = pick(random, people, size)
+    return " ".join(
+        text.replace("[NAME]", name).replace("[WORD]", word)
+        for text, pairs in ((first, people), (then, again))
+        for name, word in pairs
+    )
 
 
 def _brackets(random: _Random) -> str:

@@ -24,6 +24,9 @@ class Bpe:
     def encode(self, text: str) -> list[int]:
         return [self.bos, *self.model.encode(text).ids]
 
+    def token(self, index: int) -> str:
+        return self.model.decode([index])
+
     def answer_id(self, text: str) -> int | None:
         ids = self.model.encode(text).ids
         return ids[0] if len(ids) == 1 else None
@@ -43,7 +46,7 @@ def bpe() -> Bpe:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    model.train_from_iterator([pair.clean for pair in pairs], trainer)
+    model.train_from_iterator([f"{pair.clean}{pair.target}" for pair in pairs], trainer)
     return Bpe(model)
 
 
@@ -173,6 +176,14 @@ FIRST: dict[str, str] = {
         "    :param option: hand kitchen\n"
         "    :param input: letter forest\n"
         "    :param"
+    ),
+    "pronoun": (
+        "The baker, Anna, and the pilot, Alan, came to the garden, as everyone in the town knows. "
+        "They waited for the pilot until"
+    ),
+    "facts": (
+        "Andrew from Hamburg met Jeff from Antwerp near the store. There are many people in the "
+        "streets. On the map, Jeff looks for the country, which is"
     ),
 }
 
