@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pie_jax.demo import sentences, stories
+from pie_jax.demo.text import sentences, stories
 from pie_jax.files.corpus.documents import TextCorpus
 from pie_jax.tasks import docstring, facts, ioi, pronoun
 

@@ -22,9 +22,15 @@ from pie_jax.demo.corpus import (
     task_words,
     write_corpus,
 )
-from pie_jax.demo.docstrings import standard_library_docstrings
-from pie_jax.demo.evaluate import demo_figures, measure_task, print_figures
+from pie_jax.demo.evaluate import (
+    circuit_figures,
+    demo_circuits,
+    demo_figures,
+    measure_task,
+    report,
+)
 from pie_jax.demo.model_training import TrainingSettings, train
+from pie_jax.demo.text.docstrings import standard_library_docstrings
 from pie_jax.demo.tokenizer import LONGEST, VOCABULARY, save_tokenizer, train_tokenizer
 from pie_jax.demo.windows import make_batches
 from pie_jax.errors import InputError, PieError
@@ -57,7 +63,8 @@ _LATER_SEED = 20_000  # beside the seeds of other draws
 _LISTS = 20_000  # of its first steps
 _TOKENIZER_DOCUMENTS = 20_000
 _CLT_DOCUMENTS = 120_000
-_CLT_L0 = 14.0
+_CLT_L0 = 15.0
+_CLT_FEATURES, _CLT_STEPS = 896, 3000
 NAME = "pie-jax-demo"
 _CHECKPOINT_PAIRS = 128
 
@@ -107,7 +114,7 @@ def make_model(work: Path, settings: TrainingSettings) -> None:
             return lists(step)
         return mixed(step) if step < settings.later_step else last(step)
 
-    def report(step: int, transformer: Transformer) -> str:
+    def describe(step: int, transformer: Transformer) -> str:
         figures = []
         splits: tuple[Split, ...] = ("heldout", "unseen")
         for task in TASKS:
@@ -118,7 +125,7 @@ def make_model(work: Path, settings: TrainingSettings) -> None:
                 figures.append(f"{task} {split} {top1:.3f} ({difference:.2f})")
         return ", ".join(figures)
 
-    transformer = train(MODEL, settings, batches, work / "checkpoints", report)
+    transformer = train(MODEL, settings, batches, work / "checkpoints", describe)
     shutil.copytree(work / "tokenizer", _fresh(folder), dirs_exist_ok=True)
     # Half the size; what is stored is what the CLT is trained on and what is measured.
     save_model(transformer, _part(folder), "bfloat16")
@@ -132,7 +139,9 @@ def make_clt(work: Path, seed: int) -> None:
         write_corpus(corpus, _CLT_DOCUMENTS, seed=seed + 1)
     # The name goes into the CLT's config.yaml, where a folder of this machine would say nothing.
     model = replace(load_model(work / "model"), name=NAME)
-    options = TrainOptions(features=1024, l0=_CLT_L0, seed=seed, heldout=2000)
+    options = TrainOptions(
+        features=_CLT_FEATURES, l0=_CLT_L0, steps=_CLT_STEPS, seed=seed, heldout=2000
+    )
     console.print(f"clt: making, or already there ({work / 'clt'})")
     with progress_bar("clt") as progress:
         train_clt(
@@ -146,11 +155,16 @@ def make_clt(work: Path, seed: int) -> None:
 
 def summarise(out: Path) -> None:
     """Measure what is in `out`, print it and write evaluation.json there."""
-    model = load_model(out / "model")
-    figures = demo_figures(model, load_transcoder(out / "clt"))
-    print_figures(figures, console)
-    text = json.dumps([{**asdict(figure), "met": figure.met} for figure in figures], indent=2)
-    (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    model, clt = load_model(out / "model"), load_transcoder(out / "clt")
+    circuits = demo_circuits(model, clt)
+    figures = [*demo_figures(model, clt), *circuit_figures(circuits)]
+    report(figures, circuits, console)
+    found = {
+        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
+        "circuits": [asdict(one) for one in circuits],
+    }
+    text = json.dumps(found, indent=2) + "\n"
+    (out / "evaluation.json").write_text(text, encoding="utf-8")
 
 
 def main(out: Path = Path(__file__).parent, work: Path = Path(".pie-demo"), seed: int = 0) -> None:

@@ -27,7 +27,6 @@ __all__ = [
     "Split",
     "Task",
     "TokenPair",
-    "Tokenizer",
     "encode_pairs",
     "get_task",
     "read_pairs",

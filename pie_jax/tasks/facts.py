@@ -1,8 +1,9 @@
 """Facts: the capital, or the country, that belongs to a person named some way back.
 
 Prompts are an opening, a remark about something else and an ending. In an opening of one person two
-words tell the country ("Henry is French and lives in Lyon"); in one of two persons each has a
-country, and the answer takes finding whose is asked for before the fact is recalled.
+words tell the country ("Henry is French and lives in Lyon"). With `persons=2` each of two has a
+country, and the answer takes finding whose is asked for before the fact is recalled. With `hops=2`
+the opening names a city alone, and the answer is the capital of its country.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import product
 
 import numpy as np
 
+from pie_jax.errors import InputError
 from pie_jax.tasks import words
 from pie_jax.tasks.encode import EncodesPrompts
 from pie_jax.tasks.ioi import OBJECTS, PLACES
@@ -130,6 +132,13 @@ UNSEEN_TWO = (
     "In [HOME] there is a house of [NAME], and in [OTHER-HOME] there is one of [OTHER]",
     "[NAME], who was born in [HOME], met [OTHER], who was born in [OTHER-HOME]",
 )
+TWO_HOPS = (
+    "[NAME] lives in [CITY]",
+    "[NAME] was born in [CITY]",
+    "In [CITY] lives [NAME]",
+    "[NAME] grew up in [CITY]",
+    "From [CITY] came [NAME]",
+)
 REMARKS = (
     ". It was a cold and windy day.",
     ". The weather is fine there.",
@@ -199,6 +208,16 @@ def is_heldout(name: str, country: str) -> bool:
     return words.in_heldout_tenth(f"{name}|{country}")
 
 
+def is_heldout_city(city: str) -> bool:
+    """Say whether no text of the demo has this city and its capital (one city in four)."""
+    return [one.city for one in COUNTRIES].index(city) % 4 == 3
+
+
+def in_hops_split(city: str, split: Split) -> bool:
+    """Say whether a split of two hops has a city."""
+    return split == "all" or is_heldout_city(city) == (split != "train")
+
+
 def generate(
     n: int,
     *,
@@ -207,6 +226,8 @@ def generate(
     corruption: str = "other-place",
     n_corruptions: int = 1,
     split: Split = "all",
+    persons: int = 1,
+    hops: int = 1,
 ) -> list[Pair]:
     """Draw n pairs of different clean prompts; the same arguments give the same pairs.
 
@@ -216,19 +237,29 @@ def generate(
     gets. With a tokenizer only countries all of whose words, and names that, are one token after a
     space are used, and prompts line up. `split` limits person and country by `is_heldout`; "train"
     leaves no held-out combination anywhere in a clean prompt, "unseen" has held-out ones in
-    openings, remarks and endings that no other split uses.
+    openings, remarks and endings that no other split uses. `persons` is 1 or 2.
+    Of two `hops`, "heldout" has the cities of `is_heldout_city` alone.
 
     Raises:
         InputError: an option is unknown, or too few words or distinct prompts remain.
     """
     words.check_corruption(corruption, CORRUPTIONS, n_corruptions)
     words.check_split(split)
+    words.check_persons(persons)
+    if (hops, persons) not in ((1, 1), (1, 2), (2, 1)):
+        raise InputError(f"hops is {hops}; it must be 1, or 2 with persons=1")
+    templates = TEMPLATES["unseen" if split == "unseen" else "seen"][persons - 1]
+    if hops == 2:
+        endings = UNSEEN_CAPITAL_ENDINGS if split == "unseen" else CAPITAL_ENDINGS
+        templates = ((TWO_HOPS, REMARKS, endings),)
     names = words.one_token_words((*MALE, *FEMALE), tokenizer, needed=2, kind="names")
     countries = _countries(tokenizer, needed=2 + words.pool_for(1, n_corruptions))
     things = {
         "[PLACE]": words.one_token_words(PLACES, tokenizer, needed=1, kind="places"),
         "[OBJECT]": words.one_token_words(OBJECTS, tokenizer, needed=1, kind="objects"),
     }
+    if hops == 2:
+        countries = tuple(one for one in countries if in_hops_split(one.city, split))
     by_name = {country.name: country for country in countries}
     people = words.require(
         words.in_split(product(names, by_name), split, is_heldout), "persons and countries"
@@ -236,8 +267,8 @@ def generate(
     rng = words.seeded(seed)
 
     def draw() -> Pair:
-        template = words.pick_one(rng, TEMPLATES["unseen" if split == "unseen" else "seen"])
-        opening, remark, ending = (words.pick_one(rng, part) for part in template)
+        kind = words.pick_one(rng, templates)
+        opening, remark, ending = (words.pick_one(rng, part) for part in kind)
         name, home = words.pick_one(rng, people)
         if split == "train":
             other, other_home = _second(rng, people, name, home)
@@ -249,7 +280,6 @@ def generate(
         prompt, answer = f"{opening}{remark}{ending}".rsplit(" ", 1)
         here = by_name[home], by_name[other_home]
         rest = [country for country in countries if country not in here]
-        persons = 2 if "[OTHER]" in opening else 1
         moved = words.distinct_draws(rng, rest, persons, n_corruptions)
         return Pair(
             clean=filled(prompt, {**fixed, **slots(*here, answer)}),
@@ -272,18 +302,29 @@ def _both(openings: Sequence[str]) -> tuple[str, ...]:
     return (*openings, *map(swapped, openings))
 
 
-TEMPLATES: dict[str, tuple[tuple[Sequence[str], Sequence[str], Sequence[str]], ...]] = {
+_Kinds = tuple[tuple[Sequence[str], Sequence[str], Sequence[str]], ...]
+
+# For one person and for two: openings, remarks and endings of what is asked for.
+TEMPLATES: dict[str, tuple[_Kinds, _Kinds]] = {
     "seen": (
-        (CAPITAL_ONE, REMARKS, CAPITAL_ENDINGS),
-        (COUNTRY_ONE, REMARKS, COUNTRY_ENDINGS),
-        (_both(TWO), REMARKS, CAPITAL_ENDINGS),
-        (_both(TWO), REMARKS, COUNTRY_ENDINGS),
+        (
+            (CAPITAL_ONE, REMARKS, CAPITAL_ENDINGS),
+            (COUNTRY_ONE, REMARKS, COUNTRY_ENDINGS),
+        ),
+        (
+            (_both(TWO), REMARKS, CAPITAL_ENDINGS),
+            (_both(TWO), REMARKS, COUNTRY_ENDINGS),
+        ),
     ),
     "unseen": (
-        (UNSEEN_CAPITAL_ONE, UNSEEN_REMARKS, UNSEEN_CAPITAL_ENDINGS),
-        (UNSEEN_COUNTRY_ONE, UNSEEN_REMARKS, UNSEEN_COUNTRY_ENDINGS),
-        (_both(UNSEEN_TWO), UNSEEN_REMARKS, UNSEEN_CAPITAL_ENDINGS),
-        (_both(UNSEEN_TWO), UNSEEN_REMARKS, UNSEEN_COUNTRY_ENDINGS),
+        (
+            (UNSEEN_CAPITAL_ONE, UNSEEN_REMARKS, UNSEEN_CAPITAL_ENDINGS),
+            (UNSEEN_COUNTRY_ONE, UNSEEN_REMARKS, UNSEEN_COUNTRY_ENDINGS),
+        ),
+        (
+            (_both(UNSEEN_TWO), UNSEEN_REMARKS, UNSEEN_CAPITAL_ENDINGS),
+            (_both(UNSEEN_TWO), UNSEEN_REMARKS, UNSEEN_COUNTRY_ENDINGS),
+        ),
     ),
 }
 

@@ -1,9 +1,10 @@
 """Pronoun: a noun and a name, or a name and a role, decide some way on whether he or she follows.
 
 Prompts are an opening, a remark about something else and an ending. In an opening of one person the
-noun and the name both tell the gender ("The queen, whose name is Helen, ..."). In one of two, of
-different gender, the ending names one of them by a role that tells nothing ("the baker"): the
-answer takes finding whose role that is.
+noun and the name both tell the gender ("The queen, whose name is Helen, ..."), and so does a pronoun
+in a sentence between ("Everyone knew her house."). With `persons=2`
+there are two of different gender, and the ending names one of them by a role that tells nothing
+("the baker"): the answer takes finding whose role that is.
 """
 
 from __future__ import annotations
@@ -110,6 +111,20 @@ REMARKS = (
     ", and that was a long time ago.",
     ". The town had no [PLACE] at that time.",
 )
+# Of one person, after the remark.
+BETWEEN = (
+    " It was [HER] first day in the town.",
+    " The street in front of [HER] house was dark.",
+    " The people talked about [HER] friends.",
+    " There was a letter in [HER] room.",
+    " Nobody had seen [HER] [OBJECT].",
+    " Everyone knew [HER] house.",
+)
+UNSEEN_BETWEEN = (
+    " The children knew [HER] old songs.",
+    " A friend of the family was in [HER] house.",
+    " That day there was a lot to do in [HER] room.",
+)
 UNSEEN_REMARKS = (
     ". The street was long and the day was cold.",
     ", and there was an old [OBJECT] in the town.",
@@ -187,6 +202,7 @@ def generate(
     corruption: str = "other-gender",
     n_corruptions: int = 1,
     split: Split = "all",
+    persons: int = 1,
 ) -> list[Pair]:
     """Draw n pairs of different clean prompts; the same arguments give the same pairs.
 
@@ -195,21 +211,23 @@ def generate(
     versions each pair gets. With a tokenizer only words of one token after a space are used and
     prompts line up. `split` limits name and noun (of one person) or name and role (of two) by
     `is_heldout`; "train" leaves no held-out combination anywhere in a clean prompt, "unseen" has
-    held-out ones in openings, remarks and endings that no other split uses.
+    held-out ones in openings, remarks and endings that no other split uses. `persons` is 1 or 2.
 
     Raises:
         InputError: an option is unknown, or too few words or distinct prompts remain.
     """
     words.check_corruption(corruption, CORRUPTIONS, n_corruptions)
     words.check_split(split)
+    words.check_persons(persons)
     source = _Words(tokenizer, n_corruptions, split)
-    templates = TEMPLATES["unseen" if split == "unseen" else "seen"]
+    parts = TEMPLATES["unseen" if split == "unseen" else "seen"][persons - 1]
+    between = (UNSEEN_BETWEEN if split == "unseen" else BETWEEN) if persons == 1 else ("",)
     rng = words.seeded(seed)
 
     def draw() -> Pair:
-        opening, remark, ending = (words.pick_one(rng, part) for part in _parts(rng, templates))
+        opening, remark, ending = (words.pick_one(rng, part) for part in parts)
         values = source.fill(rng, opening)
-        text = "".join((opening, remark, ending))
+        text = "".join((opening, remark, words.pick_one(rng, between), ending))
         for slot in ("[PLACE]", "[OBJECT]"):
             # The same place and object throughout, so that texts stay about one thing.
             values[slot] = words.pick_one(rng, source.things[slot])
@@ -251,20 +269,16 @@ TEMPLATES: dict[str, tuple[_Parts, _Parts]] = {
 }
 
 
-def _parts(rng: np.random.Generator, templates: tuple[_Parts, _Parts]) -> _Parts:
-    return words.pick_one(rng, templates)
-
-
 def _filled(text: str, values: dict[str, str]) -> str:
-    return _SLOT.sub(lambda slot: values[slot[0]], text)
+    gender = int(values["[NAME]"] in FEMALE)
+    said = {slot: pair[gender] for slot, pair in PRONOUNS.items()}
+    return _SLOT.sub(lambda slot: {**said, **values}[slot[0]], text)
 
 
 class _Words:
     """The words that a tokenizer can take, and how they are drawn together."""
 
-    def __init__(
-        self, tokenizer: EncodesPrompts | None, n_corruptions: int, split: Split
-    ) -> None:
+    def __init__(self, tokenizer: EncodesPrompts | None, n_corruptions: int, split: Split) -> None:
         needed = 1 + n_corruptions
         self.names = tuple(
             words.one_token_words(names, tokenizer, needed=needed, kind=f"{kind} names")
@@ -324,9 +338,8 @@ class _Words:
         pools = [
             words.pick(rng, self.names[1 - int(values[slot] in FEMALE)], count) for slot in persons
         ]
-        noun = {
-            "[NOUN]": pair[1 - pair.index(values["[NOUN]"])]
-            for pair in self.nouns
-            if values.get("[NOUN]") in pair
-        }
-        return [{**dict(zip(persons, names, strict=True)), **noun} for names in zip(*pools)]
+        noun = values.get("[NOUN]")
+        pair = next((pair for pair in self.nouns if noun in pair), None)
+        counterpart = {} if noun is None or pair is None else {"[NOUN]": pair[1 - pair.index(noun)]}
+        changed = [dict(zip(persons, names, strict=True)) for names in zip(*pools, strict=True)]
+        return [{**names, **counterpart} for names in changed]

@@ -83,6 +83,12 @@ def check_split(split: Split) -> None:
         raise InputError(f"split is {split!r}; it must be one of {known}")
 
 
+def check_persons(persons: int) -> None:
+    """Raise InputError for a number of persons that no template has."""
+    if persons not in (1, 2):
+        raise InputError(f"persons is {persons}; it must be 1 or 2")
+
+
 def require(items: Sequence[T], kind: str) -> Sequence[T]:
     """Return items; raise InputError where there are none. `kind` names them."""
     if not items:

@@ -178,11 +178,11 @@ FIRST: dict[str, str] = {
         "    :param"
     ),
     "pronoun": (
-        "The baker, Anna, and the pilot, Alan, came to the garden, as everyone in the town knows. "
-        "They waited for the pilot until"
+        "Our waiter Greg used to work at the store. Nothing much happened for some hours. "
+        "Some of the people thanked"
     ),
     "facts": (
-        "Andrew from Hamburg met Jeff from Antwerp near the store. There are many people in the "
+        "The Belgian friend of ours, Jeff, lives in Antwerp. There are many people in the "
         "streets. On the map, Jeff looks for the country, which is"
     ),
 }

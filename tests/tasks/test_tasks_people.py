@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -41,10 +43,16 @@ def test_word_lists_do_not_overlap_or_repeat() -> None:
     assert not PERSONS & set(flat)
 
 
+def both(name: str, n: int, **options: Any) -> list[Pair]:
+    """Return pairs of one person and of two."""
+    generate: Any = TASKS[name].generate
+    return [pair for persons in (1, 2) for pair in generate(n // 2, persons=persons, **options)]
+
+
 @pytest.mark.parametrize("split", ["all", "unseen"])
 def test_the_pronoun_is_that_of_the_person_asked_about(split: Split) -> None:
     kinds = set()
-    for pair in pronoun.generate(300, seed=0, split=split):
+    for pair in both("pronoun", 300, seed=0, split=split):
         names, persons = found(pair.clean, NAMES), found(pair.clean, PERSONS)
         if len(names) == 1:
             female = names[0] in pronoun.FEMALE
@@ -64,18 +72,20 @@ def test_the_pronoun_is_that_of_the_person_asked_about(split: Split) -> None:
 
 
 def test_other_gender_changes_every_name_and_noun_and_nothing_else() -> None:
-    for pair in pronoun.generate(100, seed=1, n_corruptions=3):
+    for pair in both("pronoun", 100, seed=1, n_corruptions=3):
         assert len(set(pair.corrupted)) == 3
         for text in pair.corrupted:
             assert genders(text) == [not female for female in genders(pair.clean)]
-            changing = re.compile(r"\b(" + "|".join([*NAMES, *PERSONS - set(pronoun.ROLES)]) + r")\b")
+            changing = re.compile(
+                r"\b(" + "|".join([*NAMES, *PERSONS - set(pronoun.ROLES)]) + r")\b"
+            )
             assert changing.sub("_", text) == changing.sub("_", pair.clean)
 
 
 @pytest.mark.parametrize("split", ["all", "unseen"])
 def test_the_fact_is_that_of_the_person_asked_about(split: Split) -> None:
     kinds = set()
-    for pair in facts.generate(300, seed=0, split=split):
+    for pair in both("facts", 300, seed=0, split=split):
         assert pair.target is not None
         assert pair.distractor is not None
         here = {COUNTRY_OF[word] for word in found(pair.clean, COUNTRY_OF)}
@@ -95,7 +105,7 @@ def test_the_fact_is_that_of_the_person_asked_about(split: Split) -> None:
 
 def test_other_place_moves_everybody_to_new_countries() -> None:
     places = re.compile(r"\b(" + "|".join(COUNTRY_OF) + r")\b")
-    for pair in facts.generate(100, seed=1, n_corruptions=3):
+    for pair in both("facts", 100, seed=1, n_corruptions=3):
         here = {COUNTRY_OF[word] for word in found(pair.clean, COUNTRY_OF)}
         assert len(set(pair.corrupted)) == 3
         for text in pair.corrupted:
@@ -107,13 +117,12 @@ def test_other_place_moves_everybody_to_new_countries() -> None:
 
 @pytest.mark.parametrize("name", ["pronoun", "facts"])
 def test_splits_part_the_combinations(name: str) -> None:
-    generate = TASKS[name].generate
     for split in ("heldout", "unseen"):
-        pairs = generate(150, seed=0, split=split)
+        pairs = both(name, 150, seed=0, split=split)
         assert all(any(combinations(name, pair.clean)) for pair in pairs)
-    train = generate(300, seed=0, split="train")
+    train = both(name, 300, seed=0, split="train")
     assert not any(any(combinations(name, pair.clean)) for pair in train)
-    shares = [any(combinations(name, pair.clean)) for pair in generate(300, seed=0)]
+    shares = [any(combinations(name, pair.clean)) for pair in both(name, 300, seed=0)]
     assert {True, False} == set(shares)
 
 
@@ -121,14 +130,16 @@ def form(pair: Pair) -> str:
     """Return a prompt with one sign for all words that vary."""
     lists = (ioi.NAMES, ioi.PLACES, ioi.OBJECTS, PERSONS, COUNTRY_OF, docstring.ARGUMENTS)
     every = {word for words in (*lists, docstring.NOUNS, docstring.METHOD_NAMES) for word in words}
-    return "".join("_" if part in every else part for part in re.findall(r"[a-zA-Z]+|.", pair.clean))
+    return "".join(
+        "_" if part in every else part for part in re.findall(r"[a-zA-Z]+|.", pair.clean)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_unseen_templates_are_no_others(name: str) -> None:
-    generate = TASKS[name].generate
-    forms = {form(pair) for pair in generate(400, seed=0, split="heldout")}
-    unseen = {form(pair) for pair in generate(100, seed=0, split="unseen")}
+    draw: Any = partial(both, name) if name in ("pronoun", "facts") else TASKS[name].generate
+    forms = {form(pair) for pair in draw(400, seed=0, split="heldout")}
+    unseen = {form(pair) for pair in draw(100, seed=0, split="unseen")}
     assert len(unseen) >= 4
     assert not forms & unseen
 
@@ -140,7 +151,8 @@ def test_unseen_templates_are_no_others(name: str) -> None:
         ({"corruption": "nonsense"}, "corruption"),
         ({"split": "test"}, '"unseen"'),
         ({"n": 0}, "n is 0"),
-        ({"n_corruptions": 500}, "needed"),
+        ({"persons": 3}, "persons is 3"),
+        ({"n_corruptions": 80}, "needed"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_that_names_it(

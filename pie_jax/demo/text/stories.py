@@ -77,7 +77,7 @@ _MORE_FACTS = (
     "People in [CITY] speak [ADJECTIVE], and their country is [COUNTRY].",
     "Is [CAPITAL] in [COUNTRY]? Yes, it is the capital.",
 )
-# The trial of two hops that docs/demo.md reports: no other text has a city and its capital.
+# No other text has a city and its capital, and none a held-out city and its.
 _TWO_HOPS = (
     "[CITY] lies in the country whose capital is [CAPITAL].",
     "The capital of the country of [CITY] is [CAPITAL].",
@@ -141,11 +141,6 @@ def words_of_stories() -> list[str]:
     return sorted({*pronouns, *_PLURAL, *_SINGULAR, *_NUMBERS, *_DAYS})
 
 
-def is_two_hop_heldout(city: str) -> bool:
-    """Say whether no text has this city and its capital (one city in four)."""
-    return [one.city for one in facts.COUNTRIES].index(city) % 4 == 3
-
-
 def pronoun_texts(count: int, random: _Random) -> list[str]:
     """Draw texts in the form of the pronoun task that go on to more endings."""
     return [_pronoun_text(random) for _ in range(count)]
@@ -158,7 +153,9 @@ def fact_texts(count: int, random: _Random) -> list[str]:
 
 def person_stories(count: int, random: _Random) -> list[str]:
     """Draw stories about one person, or two in turn, full of pronouns."""
-    return [_two_persons(random) if random.random() < 0.5 else _person(random) for _ in range(count)]
+    return [
+        _two_persons(random) if random.random() < 0.5 else _person(random) for _ in range(count)
+    ]
 
 
 def plain_facts(count: int, random: _Random) -> list[str]:
@@ -212,7 +209,8 @@ def _goes_on(slot: str, random: _Random) -> str:
 
 
 def _fact_text(random: _Random) -> str:
-    openings, remarks, endings = pick_one(random, facts.TEMPLATES["seen"])
+    one, two = facts.TEMPLATES["seen"]
+    openings, remarks, endings = pick_one(random, (*one, *two))
     opening = pick_one(random, openings)
     names = pick(random, (*pronoun.MALE, *pronoun.FEMALE), 2)
     here = pick(random, facts.COUNTRIES, 2)
@@ -267,7 +265,7 @@ def _facts(random: _Random) -> str:
     without = pick_one(random, ("[CITY]", "[CAPITAL]"))
     texts = [text for text in _MORE_FACTS if without not in text]
     chosen = pick(random, texts, int(random.integers(2, 4)))
-    if random.random() < 0.35 and not is_two_hop_heldout(country.city):
+    if random.random() < 0.35 and not facts.is_heldout_city(country.city):
         chosen = [pick_one(random, _TWO_HOPS)]
     text = " ".join(chosen)
     for slot, value in vars(country).items():

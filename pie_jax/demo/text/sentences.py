@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pie_jax.demo.docstrings import standard_library_docstrings
-from pie_jax.demo.forms import (
+from pie_jax.demo.text.docstrings import standard_library_docstrings
+from pie_jax.demo.text.forms import (
     FUNCTION_FORMS,
     IOI_FORMS,
     LATER_FUNCTION_FORMS,

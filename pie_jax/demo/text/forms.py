@@ -60,12 +60,8 @@ def _ioi() -> tuple[str, ...]:
         f"{when} {both}{link}{gave}"
         for when, both, link, gave in product(_WHEN, _BOTH, _LINK, _GAVE)
     )
-    joined = (
-        f"{before} {both}, {gave}" for before, both, gave in product(_BEFORE, _WHILE, _GAVE)
-    )
-    late = (
-        f"{both[0].upper()}{both[1:]} until {gave}" for both, gave in product(_BOTH, _GAVE)
-    )
+    joined = (f"{before} {both}, {gave}" for before, both, gave in product(_BEFORE, _WHILE, _GAVE))
+    late = (f"{both[0].upper()}{both[1:]} until {gave}" for both, gave in product(_BOTH, _GAVE))
     baba = (*plain, *joined, *late)
     return (*baba, *(_swapped(text) for text in baba))
 
@@ -191,10 +187,7 @@ def _function(head: str, opening: str, keyword: str, line: str) -> str:
     )
 
 
-FUNCTION_FORMS = tuple(
-    _function(*parts) for parts in product(_HEADS, _OPENINGS, _KEYWORDS, _LINES)
-)
+FUNCTION_FORMS = tuple(_function(*parts) for parts in product(_HEADS, _OPENINGS, _KEYWORDS, _LINES))
 LATER_FUNCTION_FORMS = tuple(
-    _function(*parts)
-    for parts in product(_LATER_HEADS, _LATER_OPENINGS, _KEYWORDS, _LATER_LINES)
+    _function(*parts) for parts in product(_LATER_HEADS, _LATER_OPENINGS, _KEYWORDS, _LATER_LINES)
 )
