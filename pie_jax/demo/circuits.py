@@ -51,7 +51,7 @@ class Circuits:
 
     @property
     def many_positions(self) -> float:
-        """Return the median over prompts of how many positions hold a tenth of a circuit or more."""
+        """Return the median over prompts of how many positions hold a tenth or more."""
         return float(np.median(self.positions))
 
 

@@ -1,10 +1,10 @@
 """Pronoun: a noun and a name, or a name and a role, decide some way on whether he or she follows.
 
-Prompts are an opening, a remark about something else and an ending. In an opening of one person the
-noun and the name both tell the gender ("The queen, whose name is Helen, ..."), and so does a pronoun
-in a sentence between ("Everyone knew her house."). With `persons=2`
-there are two of different gender, and the ending names one of them by a role that tells nothing
-("the baker"): the answer takes finding whose role that is.
+Prompts are an opening, a remark about something else and an ending. In an opening of one person
+the noun and the name both tell the gender ("The queen, whose name is Helen, ..."), and so does a
+pronoun in a sentence between ("Everyone knew her house."). With `persons=2` there are two of
+different gender, and the ending names one of them by a role that tells nothing ("the baker"): the
+answer takes finding whose role that is.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ FIRST: dict[str, str] = {
     ),
     "pronoun": (
         "Our waiter Greg used to work at the store. Nothing much happened for some hours. "
-        "Some of the people thanked"
+        "It was his first day in the town. Some of the people thanked"
     ),
     "facts": (
         "The Belgian friend of ours, Jeff, lives in Antwerp. There are many people in the "

@@ -1,4 +1,4 @@
-"""The tasks pronoun and facts: what decides the answer, what is held out, what no other split uses."""
+"""The tasks pronoun and facts: what decides the answer, what is held out, what is unseen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from pie_jax.tasks.words import Split
 WORD = re.compile(r"\w+")
 COUNTRY_OF = {word: one.name for one in facts.COUNTRIES for word in vars(one).values()}
 NAMES = (*pronoun.MALE, *pronoun.FEMALE)
+PRONOUNS = {word for pair in pronoun.PRONOUNS.values() for word in pair}
+NOUNS = {noun for pair in pronoun.NOUNS for noun in pair}
+GENDERED = (*NAMES, *NOUNS, *PRONOUNS)
 PERSONS = {*pronoun.ROLES, *(noun for pair in pronoun.NOUNS for noun in pair)}
 
 
@@ -76,9 +79,7 @@ def test_other_gender_changes_every_name_and_noun_and_nothing_else() -> None:
         assert len(set(pair.corrupted)) == 3
         for text in pair.corrupted:
             assert genders(text) == [not female for female in genders(pair.clean)]
-            changing = re.compile(
-                r"\b(" + "|".join([*NAMES, *PERSONS - set(pronoun.ROLES)]) + r")\b"
-            )
+            changing = re.compile(rf"\b({'|'.join(GENDERED)})\b")
             assert changing.sub("_", text) == changing.sub("_", pair.clean)
 
 
@@ -101,6 +102,27 @@ def test_the_fact_is_that_of_the_person_asked_about(split: Split) -> None:
             assert owner == names[-1]
         kinds.add((len(here), pair.target.strip() in {one.capital for one in facts.COUNTRIES}))
     assert len(kinds) == 4
+
+
+def test_a_pronoun_between_is_that_of_the_person() -> None:
+    for pair in pronoun.generate(100, seed=0):
+        for text in (pair.clean, *pair.corrupted):
+            said = set(found(text, PRONOUNS))
+            assert said
+            assert said <= ({"she", "her"} if genders(text)[0] else {"he", "his", "him"})
+
+
+def test_two_hops_name_a_city_and_ask_for_its_capital() -> None:
+    by_city = {one.city: one for one in facts.COUNTRIES}
+    for split in ("train", "heldout", "unseen"):
+        for pair in facts.generate(60, seed=0, hops=2, split=split):
+            (city,) = found(pair.clean, COUNTRY_OF)
+            assert pair.target == f" {by_city[city].capital}"
+            assert facts.is_heldout_city(city) == (split != "train")
+    with pytest.raises(InputError, match="hops is 3"):
+        facts.generate(1, seed=0, hops=3)
+    with pytest.raises(InputError, match="hops is 2; it must be 1, or 2 with persons=1"):
+        facts.generate(1, seed=0, hops=2, persons=2)
 
 
 def test_other_place_moves_everybody_to_new_countries() -> None:
