@@ -29,6 +29,8 @@ Suggest = Annotated[
 ]
 METRIC_HELP = "logit-diff, logit-above-mean (of the target; no distractor) or logsumexp."
 CORRUPTION_HELP = "corrupted-prompt, or zero-features (needs no corrupted prompt)."
+# Whose circuits are the most telling in the demo: words, and a token after them that uses them.
+DEFAULT_TASK = "pronoun"
 _SAID = 5
 # The folder of results, and how many characters of a prompt name it.
 _FOLDER, _NAMED = "pie-results", 30
@@ -105,7 +107,7 @@ class Asked:
         """Return what progress calls the pairs."""
         if self.own:
             return "prompt" if self.prompt is not None else "pairs"
-        return self.task or "ioi"
+        return self.task or DEFAULT_TASK
 
 
 def pairs_for(
@@ -122,7 +124,7 @@ def pairs_for(
         return list(read)
     # The demo was trained on the other word combinations.
     split: Split = "heldout" if name == "demo" else "all"
-    task, count = get_task(asked.task or "ioi"), 16 if asked.count is None else asked.count
+    task, count = get_task(asked.task or DEFAULT_TASK), 16 if asked.count is None else asked.count
     return task.generate(count, seed=seed, tokenizer=model.tokenizer, split=split)
 
 

@@ -12,7 +12,8 @@ from pie_jax.models.transformer import Transformer
 
 # Far above the usual 0.02: a token's own embedding has to stay visible beside what the first
 # MLP writes, or attention finds nothing to copy and neither task is ever learned.
-_EMBEDDING = 0.1
+_EMBEDDING = 0.3
+_WRITTEN = 0.3  # of what is usual for a block's writes
 
 
 def initialise(config: ModelConfig, seed: int) -> Transformer:
@@ -34,7 +35,7 @@ def _draw(path: tuple, leaf: nnx.Variable, config: ModelConfig, key: jax.Array) 
 
 
 def _deviation(name: str, config: ModelConfig) -> float:
-    written = (2 * config.num_layers) ** -0.5  # two writes per layer add up
+    written = _WRITTEN * (2 * config.num_layers) ** -0.5  # two writes per layer add up
     if name in ("embedding", "unembedding"):
         return _EMBEDDING
     if name == "output":

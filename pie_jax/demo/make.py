@@ -11,13 +11,26 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import typer
 from rich.console import Console
 
-from pie_jax.demo.corpus import make_documents, task_words, write_corpus
-from pie_jax.demo.docstrings import standard_library_docstrings
-from pie_jax.demo.evaluate import demo_figures, measure_task, print_figures
+from pie_jax.demo.corpus import (
+    LATER_MIX,
+    make_documents,
+    make_lists,
+    task_words,
+    write_corpus,
+)
+from pie_jax.demo.evaluate import (
+    circuit_figures,
+    demo_circuits,
+    demo_figures,
+    measure_task,
+    report,
+)
 from pie_jax.demo.model_training import TrainingSettings, train
+from pie_jax.demo.text.docstrings import standard_library_docstrings
 from pie_jax.demo.tokenizer import LONGEST, VOCABULARY, save_tokenizer, train_tokenizer
 from pie_jax.demo.windows import make_batches
 from pie_jax.errors import InputError, PieError
@@ -25,6 +38,7 @@ from pie_jax.models.config import ModelConfig
 from pie_jax.models.loader import load_model, save_model
 from pie_jax.models.tokenizer import load_tokenizer
 from pie_jax.models.transformer import Transformer
+from pie_jax.tasks import TASKS, Split
 from pie_jax.terminal import progress_bar, quiet_orbax
 from pie_jax.transcoders.loader import load_transcoder
 from pie_jax.transcoders.training.run import TrainOptions, train_clt
@@ -32,7 +46,7 @@ from pie_jax.transcoders.training.run import TrainOptions, train_clt
 MODEL = ModelConfig(
     family="llama",
     vocab_size=VOCABULARY,
-    num_layers=4,
+    num_layers=6,
     d_model=128,
     d_mlp=384,
     num_heads=4,
@@ -44,10 +58,13 @@ MODEL = ModelConfig(
     tie_embeddings=True,
 )
 
-_DOCUMENTS = 120_000  # of the model's training text
+_DOCUMENTS = 240_000  # of the model's training text
+_LATER_SEED = 20_000  # beside the seeds of other draws
+_LISTS = 20_000  # of its first steps
 _TOKENIZER_DOCUMENTS = 20_000
 _CLT_DOCUMENTS = 120_000
-_CLT_L0 = 14.0
+_CLT_L0 = 15.0
+_CLT_FEATURES, _CLT_STEPS = 896, 3000
 NAME = "pie-jax-demo"
 _CHECKPOINT_PAIRS = 128
 
@@ -85,24 +102,33 @@ def make_model(work: Path, settings: TrainingSettings) -> None:
     if _finished(folder, "model"):
         return
     tokenizer = load_tokenizer(work / "tokenizer", VOCABULARY)
-    batches = make_batches(
-        Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json")),
-        make_documents(_DOCUMENTS, seed=settings.seed),
-        rows=settings.rows,
-        window=settings.window,
-        seed=settings.seed,
-    )
+    coder = Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
+    sizes = {"rows": settings.rows, "window": settings.window, "seed": settings.seed}
+    lists = make_batches(coder, make_lists(_LISTS, seed=settings.seed), **sizes)
+    mixed = make_batches(coder, make_documents(_DOCUMENTS, seed=settings.seed), **sizes)
+    later = make_documents(_DOCUMENTS, seed=settings.seed + _LATER_SEED, mix=LATER_MIX)
+    last = make_batches(coder, later, **sizes)
 
-    def report(step: int, transformer: Transformer) -> str:
+    def batches(step: int) -> np.ndarray:
+        if step < settings.list_steps:
+            return lists(step)
+        return mixed(step) if step < settings.later_step else last(step)
+
+    def describe(step: int, transformer: Transformer) -> str:
         figures = []
-        for task in ("ioi", "docstring"):
-            top1, difference = measure_task(transformer, tokenizer, task, pairs=_CHECKPOINT_PAIRS)
-            figures.append(f"{task} top-1 {top1:.3f} logit difference {difference:.2f}")
+        splits: tuple[Split, ...] = ("heldout", "unseen")
+        for task in TASKS:
+            for split in splits:
+                top1, difference = measure_task(
+                    transformer, tokenizer, task, pairs=_CHECKPOINT_PAIRS, split=split
+                )
+                figures.append(f"{task} {split} {top1:.3f} ({difference:.2f})")
         return ", ".join(figures)
 
-    transformer = train(MODEL, settings, batches, work / "checkpoints", report)
+    transformer = train(MODEL, settings, batches, work / "checkpoints", describe)
     shutil.copytree(work / "tokenizer", _fresh(folder), dirs_exist_ok=True)
-    save_model(transformer, _part(folder))
+    # Half the size; what is stored is what the CLT is trained on and what is measured.
+    save_model(transformer, _part(folder), "bfloat16")
     _part(folder).replace(folder)
 
 
@@ -113,7 +139,9 @@ def make_clt(work: Path, seed: int) -> None:
         write_corpus(corpus, _CLT_DOCUMENTS, seed=seed + 1)
     # The name goes into the CLT's config.yaml, where a folder of this machine would say nothing.
     model = replace(load_model(work / "model"), name=NAME)
-    options = TrainOptions(features=1024, l0=_CLT_L0, seed=seed, heldout=2000)
+    options = TrainOptions(
+        features=_CLT_FEATURES, l0=_CLT_L0, steps=_CLT_STEPS, seed=seed, heldout=2000
+    )
     console.print(f"clt: making, or already there ({work / 'clt'})")
     with progress_bar("clt") as progress:
         train_clt(
@@ -127,11 +155,16 @@ def make_clt(work: Path, seed: int) -> None:
 
 def summarise(out: Path) -> None:
     """Measure what is in `out`, print it and write evaluation.json there."""
-    model = load_model(out / "model")
-    figures = demo_figures(model, load_transcoder(out / "clt"))
-    print_figures(figures, console)
-    text = json.dumps([{**asdict(figure), "met": figure.met} for figure in figures], indent=2)
-    (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    model, clt = load_model(out / "model"), load_transcoder(out / "clt")
+    circuits = demo_circuits(model, clt)
+    figures = [*demo_figures(model, clt), *circuit_figures(circuits)]
+    report(figures, circuits, console)
+    found = {
+        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
+        "circuits": [asdict(one) for one in circuits],
+    }
+    text = json.dumps(found, indent=2) + "\n"
+    (out / "evaluation.json").write_text(text, encoding="utf-8")
 
 
 def main(out: Path = Path(__file__).parent, work: Path = Path(".pie-demo"), seed: int = 0) -> None:

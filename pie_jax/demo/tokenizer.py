@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from pie_jax.errors import PieError
 
-VOCABULARY = 1536
+VOCABULARY = 2048
 BOS, EOS = "<s>", "</s>"
 LONGEST = 512  # positions of the demo model
 

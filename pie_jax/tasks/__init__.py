@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pie_jax.errors import InputError
-from pie_jax.tasks import docstring, ioi
+from pie_jax.tasks import docstring, facts, ioi, pronoun
 from pie_jax.tasks.encode import (
     EncodedPair,
     EncodesPrompts,
@@ -27,7 +27,6 @@ __all__ = [
     "Split",
     "Task",
     "TokenPair",
-    "Tokenizer",
     "encode_pairs",
     "get_task",
     "read_pairs",
@@ -68,6 +67,8 @@ class Task:
 _ENTRIES = (
     Task("ioi", ioi.generate, ioi.CORRUPTIONS, "s2-random", "Indirect object identification"),
     Task("docstring", docstring.generate, docstring.CORRUPTIONS, "random-random", "Doc-String"),
+    Task("pronoun", pronoun.generate, pronoun.CORRUPTIONS, "other-gender", "He or she"),
+    Task("facts", facts.generate, facts.CORRUPTIONS, "other-place", "Capitals and countries"),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ENTRIES}

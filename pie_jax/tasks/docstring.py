@@ -6,6 +6,7 @@ answer is m3. Source: Heimersheim & Janiak's docstring circuit, as in ACDC (arXi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pie_jax.tasks import words
@@ -30,8 +31,42 @@ NOUNS = words.word_list("""
     machine mountain night ocean party picture police queen summer tower village
 """)
 
+# D1 and D2 are M1 and M2, and other names in a corrupted prompt.
+TEMPLATE = (
+    "\ndef [METHOD](self, [P1], [P2], [M1], [M2], [M3], [S1]):\n"
+    '    """[N1] [N2] [N3]\n\n'
+    "    :param [D1]: [N4] [N5]\n"
+    "    :param [D2]: [N6] [N7]\n"
+    "    :param"
+)
+# Of split "unseen": written as no other template here, nor in the demo's text.
+UNSEEN_TEMPLATES = (
+    "\ndef [METHOD]_all(self, [P1], [P2], [M1], [M2], [M3], [S1]):\n"
+    '    """[N1] the [N2] of the [N3]\n\n'
+    "    :param [D1]: [N4] [N5]\n"
+    "    :param [D2]: [N6] [N7]\n"
+    "    :param",
+    "\ndef [METHOD](self, [P1], [P2], [M1], [M2], [M3], [S1]):\n"
+    '    """[N1]: [N2], [N3]\n\n'
+    "    :arg [D1]: the [N4] and [N5]\n"
+    "    :arg [D2]: the [N6] and [N7]\n"
+    "    :arg",
+    "\n    def [METHOD](self, [P1], [P2], [M1], [M2], [M3], [S1]) -> None:\n"
+    '        """[N1] [N2]. [N3]\n\n'
+    "        :param [D1]: [N4]. [N5]\n"
+    "        :param [D2]: [N6]. [N7]\n"
+    "        :param",
+    "\nclass [N1]:\n    def [METHOD](self, [P1], [P2], [M1], [M2], [M3], [S1]):\n"
+    '        """[N2] [N3]\n\n'
+    "        @param [D1]: [N4] [N5]\n"
+    "        @param [D2]: [N6] [N7]\n"
+    "        @param",
+)
+
 CORRUPTIONS = ("random-random",)
 
+_SLOT = re.compile(r"\[[A-Z]+\d?\]")
+_NAMED = [f"[{name}]" for name in words.word_list("P1 P2 S1 M1 M2 M3 D1 D2 N1 N2 N3 N4 N5 N6 N7")]
 _ARGUMENTS_IN_CLEAN = 6
 _ARGUMENTS_REPLACED = 5
 _NOUNS_IN_PROMPT = 7
@@ -53,6 +88,7 @@ def generate(
     seed: int,
     tokenizer: EncodesPrompts | None = None,
     corruption: str = "random-random",
+    templates: Sequence[str] | None = None,
     n_corruptions: int = 1,
     split: Split = "all",
 ) -> list[Pair]:
@@ -63,7 +99,8 @@ def generate(
     in the clean definition like the answer, so preferring m3 takes more than copying any
     argument. `n_corruptions` is how many corrupted versions each pair gets. With a
     tokenizer only words of one token after a space are used and prompts line up.
-    `split` limits the clean prompt's (m1, m2, m3) by `is_heldout`.
+    `split` limits the clean prompt's (m1, m2, m3) by `is_heldout`; "unseen" has held-out ones in
+    `UNSEEN_TEMPLATES`. `templates` are others than the published one.
 
     Raises:
         InputError: an option is unknown, or too few words or distinct prompts remain.
@@ -78,9 +115,13 @@ def generate(
         kind="argument names",
     )
     middles = words.split_combinations(arguments, split, lambda m2, m3: is_heldout("", m2, m3))
+    if templates is None:
+        templates = UNSEEN_TEMPLATES if split == "unseen" else (TEMPLATE,)
     rng = words.seeded(seed)
 
     def draw() -> Pair:
+        # The first prompts of a seed are pinned: one template takes no draw.
+        form = templates[0] if len(templates) == 1 else words.pick_one(rng, templates)
         m2, m3 = words.pick_one(rng, middles)
         rest = [name for name in arguments if name not in (m2, m3)]
         m1, p1, p2, s1 = words.pick(rng, rest, 4)
@@ -89,9 +130,9 @@ def generate(
         text = words.pick(rng, nouns, _NOUNS_IN_PROMPT)
         outer = (p1, p2, s1)
         return Pair(
-            clean=_prompt(method, outer, (m1, m2, m3), (m1, m2), text),
+            clean=_prompt(form, method, outer, (m1, m2, m3), (m1, m2), text),
             corrupted=tuple(
-                _prompt(method, outer, names[:3], names[3:], text)
+                _prompt(form, method, outer, names[:3], names[3:], text)
                 for names in words.distinct_draws(rng, others, _ARGUMENTS_REPLACED, n_corruptions)
             ),
             target=f" {m3}",
@@ -102,17 +143,13 @@ def generate(
 
 
 def _prompt(
+    form: str,
     method: str,
     outer: Sequence[str],
     middle: Sequence[str],
     described: Sequence[str],
     nouns: Sequence[str],
 ) -> str:
-    p1, p2, s1 = outer
-    return (
-        f"\ndef {method}(self, {p1}, {p2}, {', '.join(middle)}, {s1}):\n"
-        f'    """{" ".join(nouns[:3])}\n\n'
-        f"    :param {described[0]}: {' '.join(nouns[3:5])}\n"
-        f"    :param {described[1]}: {' '.join(nouns[5:7])}\n"
-        "    :param"
-    )
+    names = (*outer, *middle, *described, *nouns)
+    values = {"[METHOD]": method, **dict(zip(_NAMED, names, strict=True))}
+    return _SLOT.sub(lambda slot: values[slot[0]], form)

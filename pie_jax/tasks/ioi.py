@@ -48,6 +48,21 @@ BABA_TEMPLATES = (
 )
 ABBA_TEMPLATES = tuple(text.replace("[B] and [A]", "[A] and [B]") for text in BABA_TEMPLATES)
 TEMPLATES = BABA_TEMPLATES + ABBA_TEMPLATES
+# Of split "unseen": worded as no other template here, nor in the demo's text.
+_UNSEEN = (
+    "It was raining when [B] and [A] came to the [PLACE], so [B] lent a [OBJECT] to",
+    "Both [B] and [A] liked the [PLACE], and last summer [B] sold a [OBJECT] to",
+    "At the door of the [PLACE], [B] and [A] stood for an hour before [B] carried a [OBJECT] to",
+    "People saw [B] and [A] in the [PLACE], and there [B] was giving a [OBJECT] to",
+    "As soon as [B] and [A] had left the [PLACE], [B] returned the [OBJECT] to",
+    "My friends [B] and [A] work at the [PLACE]. Every day [B] brings a [OBJECT] to",
+    "Nobody knew why [B] and [A] were at the [PLACE], but [B] gave the old [OBJECT] to",
+    "The town had one [PLACE]. There [B] and [A] talked, and then [B] sent a letter to",
+)
+UNSEEN_TEMPLATES = (
+    *_UNSEEN,
+    *(text.replace("[B] and [A]", "[A] and [B]") for text in _UNSEEN),
+)
 
 # How many names, beside the prompt's own two, one corrupted version brings in.
 _NEW_NAMES = {"s2-random": 1, "s2-io": 0, "abc": 3}
@@ -77,7 +92,7 @@ def generate(
     `n_corruptions` is how many different corrupted versions each pair gets. With a
     tokenizer only words of one token after a space are used and prompts line up.
     `split` limits the two names of the clean prompt by `is_heldout`; names that a
-    corruption brings in are not limited.
+    corruption brings in are not limited. "unseen" has held-out names in `UNSEEN_TEMPLATES`.
 
     Raises:
         InputError: an option is unknown, or too few words or distinct prompts remain.
@@ -88,7 +103,8 @@ def generate(
             f"corruption s2-io has one corrupted version per prompt and {n_corruptions} are "
             "asked for; set n_corruptions to 1 or use s2-random or abc"
         )
-    texts = _checked_templates(TEMPLATES if templates is None else templates)
+    own = UNSEEN_TEMPLATES if split == "unseen" else TEMPLATES
+    texts = _checked_templates(own if templates is None else templates)
     name_pool = words.one_token_words(
         NAMES if names is None else names,
         tokenizer,

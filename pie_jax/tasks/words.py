@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from pie_jax.errors import InputError
 from pie_jax.tasks.encode import MAX_TOKENS, EncodedPair, EncodesPrompts, encode_pair
 from pie_jax.tasks.records import Pair
 
-Split = Literal["all", "train", "heldout"]
+# "unseen": held-out combinations in templates that no other split uses.
+Split = Literal["all", "train", "heldout", "unseen"]
 
 T = TypeVar("T")
 
@@ -57,18 +58,45 @@ def split_combinations(
     Raises:
         InputError: the split is unknown or no combination belongs to it.
     """
-    if split not in ("all", "train", "heldout"):
-        raise InputError(f'split is {split!r}; it must be "all", "train" or "heldout"')
-    combinations = [
-        pair
-        for pair in permutations(words, 2)
-        if split == "all" or is_heldout(*pair) == (split == "heldout")
-    ]
+    check_split(split)
+    combinations = in_split(permutations(words, 2), split, is_heldout)
     if not combinations:
         raise InputError(
             f'no combination of the {len(words)} words is in split "{split}"; give more words'
         )
     return combinations
+
+
+def in_split(
+    combinations: Iterable[tuple[str, str]], split: Split, is_heldout: Callable[[str, str], bool]
+) -> list[tuple[str, str]]:
+    """Return the combinations that belong to a split."""
+    return [
+        pair for pair in combinations if split == "all" or is_heldout(*pair) == (split != "train")
+    ]
+
+
+def check_split(split: Split) -> None:
+    """Raise InputError for a split that there is not."""
+    if split not in get_args(Split):
+        known = ", ".join(f'"{name}"' for name in get_args(Split))
+        raise InputError(f"split is {split!r}; it must be one of {known}")
+
+
+def check_persons(persons: int) -> None:
+    """Raise InputError for a number of persons that no template has."""
+    if persons not in (1, 2):
+        raise InputError(f"persons is {persons}; it must be 1 or 2")
+
+
+def require(items: Sequence[T], kind: str) -> Sequence[T]:
+    """Return items; raise InputError where there are none. `kind` names them."""
+    if not items:
+        raise InputError(
+            f"no {kind} are left that are one token each and in the split; give split "
+            '"all", or another tokenizer'
+        )
+    return items
 
 
 def pick(rng: np.random.Generator, items: Sequence[T], count: int) -> list[T]:

@@ -91,12 +91,12 @@ def test_initial_weights_follow_their_fan_in():
     model = initialise(MODEL, 0)
     attention, mlp = model.blocks.attention, model.blocks.mlp
     for weight, expected in [
-        (model.embedding, 0.1),
+        (model.embedding, 0.3),
         (attention.query, 128**-0.5),
-        (attention.output, (128 * 8) ** -0.5),
-        (mlp.down, (384 * 8) ** -0.5),
+        (attention.output, 0.3 * (128 * 12) ** -0.5),
+        (mlp.down, 0.3 * (384 * 12) ** -0.5),
     ]:
         np.testing.assert_allclose(np.std(weight[...]), expected, rtol=0.03)
-    np.testing.assert_array_equal(model.blocks.mlp_norm.weight[...], np.ones((4, 128)))
+    np.testing.assert_array_equal(model.blocks.mlp_norm.weight[...], np.ones((6, 128)))
     other = initialise(MODEL, 1)
     assert not np.array_equal(other.embedding[...], model.embedding[...])

@@ -12,7 +12,7 @@ import pie_jax
 from pie_jax.intervene.changes import Change
 
 PROMPT = "Then, Peter and Joe had a long talk. Afterwards Joe said to"
-CHANGES = ("--change", "0:557@14=off", "--change", "0:81@-1=x0.5")
+CHANGES = ("--change", "2:829@14=off", "--change", "2:813@-1=x0.5")
 
 
 def test_tables_and_json_say_what_intervene_returns(monkeypatch, capsys):
@@ -22,7 +22,7 @@ def test_tables_and_json_say_what_intervene_returns(monkeypatch, capsys):
     assert pie(monkeypatch, *command, "--features", 4, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     model, clt = pie_jax.load_model("demo"), pie_jax.load_transcoder("demo")
-    changes = [Change(0, 557, 14, remove=True), Change(0, 81, -1, scale=0.5)]
+    changes = [Change(2, 829, 14, remove=True), Change(2, 813, -1, scale=0.5)]
     found = pie_jax.intervene(model, clt, PROMPT, changes, freeze="attention", targets=[" Peter"])
     probability = np.exp(found.after - found.after.max())
     (row,) = (row for row in result["next"] if row["token"] == " Peter")
@@ -31,24 +31,25 @@ def test_tables_and_json_say_what_intervene_returns(monkeypatch, capsys):
     assert row["after"] < row["before"]
     assert f"{row['after']:.3f}" in shown
     assert "' Peter'" in shown
-    assert [row["feature"] for row in result["changed"]] == [81, 557]
+    assert [row["feature"] for row in result["changed"]] == [813, 829]
     assert [row["value"] for row in result["changed"]][1] == 0
     assert len(result["features"]) == 4
     assert "14' to'" in shown
 
 
 def test_generation_on_the_command_line(monkeypatch, capsys):
-    command = ("intervene", "--prompt", PROMPT, "--change", "2:690@all=3", "--generate", 12)
+    command = ("intervene", "--prompt", PROMPT, "--change", "2:813@all=1", "--generate", 12)
     assert pie(monkeypatch, *command, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     # As docs/interventions.md shows it.
-    assert result["generated"] == {"before": " Peter.", "after": " Peter gave a drink to Joe is"}
+    after = " Alex. Alex Scott Scott. Alex Scott Scott Scott Scott Scott"
+    assert result["generated"] == {"before": " Peter.", "after": after}
     assert pie(monkeypatch, *command) == 0
     assert f"after: {result['generated']['after']!r}" in capsys.readouterr().out
 
 
 def test_a_change_of_nothing_is_said(monkeypatch, capsys):
-    assert pie(monkeypatch, "intervene", "--prompt", PROMPT, "--change", "0:557@1=off") == 0
+    assert pie(monkeypatch, "intervene", "--prompt", PROMPT, "--change", "2:829@1=off") == 0
     assert "nothing was changed" in capsys.readouterr().out
 
 

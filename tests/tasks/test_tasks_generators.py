@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as BpeModel
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pie_jax.errors import InputError
-from pie_jax.tasks import TASKS, docstring, encode_pairs, get_task, ioi
+from pie_jax.tasks import TASKS, docstring, encode_pairs, facts, get_task, ioi, pronoun
 from pie_jax.tasks.records import Pair
 
 
@@ -24,6 +24,9 @@ class Bpe:
     def encode(self, text: str) -> list[int]:
         return [self.bos, *self.model.encode(text).ids]
 
+    def token(self, index: int) -> str:
+        return self.model.decode([index])
+
     def answer_id(self, text: str) -> int | None:
         ids = self.model.encode(text).ids
         return ids[0] if len(ids) == 1 else None
@@ -33,16 +36,17 @@ class Bpe:
 def bpe() -> Bpe:
     """A tokenizer in which most, not all, of the tasks' words are one token."""
     pairs = ioi.generate(300, seed=1, names=ioi.NAMES[:40]) + docstring.generate(300, seed=1)
+    pairs += pronoun.generate(300, seed=1) + facts.generate(300, seed=1)
     model = BpeModel(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=2000,
+        vocab_size=2300,
         special_tokens=["<bos>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    model.train_from_iterator([pair.clean for pair in pairs], trainer)
+    model.train_from_iterator([f"{pair.clean}{pair.target}" for pair in pairs], trainer)
     return Bpe(model)
 
 
@@ -172,6 +176,14 @@ FIRST: dict[str, str] = {
         "    :param option: hand kitchen\n"
         "    :param input: letter forest\n"
         "    :param"
+    ),
+    "pronoun": (
+        "Our waiter Greg used to work at the store. Nothing much happened for some hours. "
+        "It was his first day in the town. Some of the people thanked"
+    ),
+    "facts": (
+        "The Belgian friend of ours, Jeff, lives in Antwerp. There are many people in the "
+        "streets. On the map, Jeff looks for the country, which is"
     ),
 }
 
@@ -339,12 +351,12 @@ def test_a_wrong_option_is_one_sentence_that_names_it(
 
 
 def test_the_registry_names_its_tasks() -> None:
-    assert sorted(TASKS) == ["docstring", "ioi"]
+    assert sorted(TASKS) == ["docstring", "facts", "ioi", "pronoun"]
     for name, task in TASKS.items():
         assert get_task(name) is task
         assert task.name == name
         assert task.default_corruption in task.corruptions
         plain = task.generate(2, seed=0)
         assert plain == task.generate(2, seed=0, corruption=task.default_corruption)
-    with pytest.raises(InputError, match="docstring, ioi"):
+    with pytest.raises(InputError, match="docstring, facts, ioi, pronoun"):
         get_task("greater-than")

@@ -20,11 +20,15 @@ _Model = Annotated[str, typer.Option(help="Whose tokenizer decides which words a
 _Count = Annotated[int, typer.Option("-n", "--count", help="How many pairs.")]
 _Out = Annotated[Path, typer.Option(help="JSONL file to write.")]
 _Corruption = Annotated[
-    str | None, typer.Option(help="ioi: s2-random, s2-io, abc; docstring: random-random.")
+    str | None, typer.Option(help="ioi has three: s2-random, s2-io, abc; other tasks one.")
 ]
 _Corruptions = Annotated[int, typer.Option(help="Corrupted versions of each prompt.")]
 _Split = Annotated[
-    str, typer.Option(help="Word combinations: all, or the demo's train or heldout ones.")
+    str,
+    typer.Option(
+        help="Word combinations: all, or the demo's train or heldout ones; unseen: heldout ones in "
+        "templates that the demo's text lacks."
+    ),
 ]
 
 
@@ -33,6 +37,9 @@ _ABOUT = {
     "ioi": 'Indirect object identification: "Then, Mary and John ... John gave a drink to" -> '
     '" Mary".',
     "docstring": "Docstring completion: the third documented argument of a Python function.",
+    "pronoun": 'He or she: "Emma is a baker and Paul is a judge ... the judge said that" -> " he".',
+    "facts": 'Capitals and countries: "Ian lives in Peru ... the capital of Ian\'s country is" -> '
+    '" Lima".',
 }
 
 

@@ -24,6 +24,9 @@ from pie_jax.transcoders.training.state import (
 
 # A feature clears the threshold where it was placed, by this factor.
 _CLEARANCE = 1.5
+# By how much a feature's direction is off its token's, or two that drew the same token would have
+# the same gradients and stay one feature for ever.
+_APART = 0.3
 
 
 def first_state(
@@ -81,7 +84,7 @@ def revive(
 
 
 def _place(state: TrainState, batch: Batch, key: PRNGKeyArray, form: Form) -> Weights:
-    """Draw a token for every feature: it reads that token and writes towards the error there.
+    """Draw a token for every feature: it reads about that token and writes towards the error there.
 
     Tokens are drawn by their squared error in the layers that the feature writes to. At its
     token a feature has activation 1 and a write a little above the threshold: larger ones would
@@ -95,10 +98,12 @@ def _place(state: TrainState, batch: Batch, key: PRNGKeyArray, form: Form) -> We
     for layer, inputs in enumerate(batch.inputs):
         ahead = errors[layer : layer + form.targets(layers, layer)]
         squares = jnp.sum(ahead**2, axis=(0, 2)) + EPSILON * batch.counts
-        draw = jax.random.fold_in(key, layer)
+        draw, apart = jax.random.split(jax.random.fold_in(key, layer))
         tokens = jax.random.choice(draw, len(squares), (features,), p=squares / squares.sum())
         read, write = inputs[tokens], ahead[:, tokens].swapaxes(0, 1)
-        encoder.append(read / (jnp.sum(read**2, axis=1, keepdims=True) + EPSILON))
+        length = jnp.sum(read**2, axis=1, keepdims=True) + EPSILON
+        noise = jax.random.normal(apart, read.shape) * jnp.sqrt(length / read.shape[1])
+        encoder.append((read + _APART * noise) / length)
         size = _CLEARANCE * jnp.exp(state.log_threshold[layer]) / jnp.sqrt(squares[tokens])
         decoders.append(write * size[:, None, None])
     return Weights(

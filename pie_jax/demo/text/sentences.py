@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pie_jax.demo.docstrings import standard_library_docstrings
+from pie_jax.demo.text.docstrings import standard_library_docstrings
+from pie_jax.demo.text.forms import (
+    FUNCTION_FORMS,
+    IOI_FORMS,
+    LATER_FUNCTION_FORMS,
+    LATER_IOI_FORMS,
+)
 from pie_jax.tasks import docstring, ioi
 
 Draw = Callable[[int, np.random.Generator], list[str]]
@@ -32,14 +38,38 @@ FREE_SENTENCES = (
     "While [A] waited at the [PLACE], [B] and [C] had a long talk.",
 )
 
+# After what [B] gave [A].
+_AFTERWARDS = (
+    "",
+    " [A] thanked [B].",
+    " [A] was happy, and so was [B].",
+    " Then [A] went home with [B].",
+    " It was a good day for [B] and for [A].",
+    " That is what [A] wanted from [B].",
+)
+
 _PIECE = 130  # characters; about 70 tokens, as many as a training window holds
-_SIGNATURE = re.compile(r"\(self, (.*)\):")
+_SIGNATURE = re.compile(r"\((?:self|cls), (.*)\)")
 
 
 def ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
     """Draw complete IOI sentences."""
     pairs = ioi.generate(count, seed=_seed(random), split="train")
     return [f"{pair.clean}{pair.target}." for pair in pairs]
+
+
+def more_ioi_sentences(
+    count: int, random: np.random.Generator, forms: Sequence[str] = IOI_FORMS
+) -> list[str]:
+    """Draw complete IOI sentences in many more forms than the task has."""
+    pairs = ioi.generate(count, seed=_seed(random), split="train", templates=forms)
+    ends = [_one(random, _AFTERWARDS) for _ in pairs]
+    return [
+        f"{pair.clean}{pair.target}.{end}".replace(" [A]", str(pair.target)).replace(
+            " [B]", str(pair.distractor)
+        )
+        for pair, end in zip(pairs, ends, strict=True)
+    ]
 
 
 def three_name_sentences(count: int, random: np.random.Generator) -> list[str]:
@@ -55,6 +85,30 @@ def functions(count: int, random: np.random.Generator) -> list[str]:
     """Draw functions in the form of the docstring task, answer included."""
     pairs = docstring.generate(count, seed=_seed(random), split="train")
     return [f"{pair.clean}{pair.target}: {_nouns(random, 2)}\n" for pair in pairs]
+
+
+def later_ioi_sentences(count: int, random: np.random.Generator) -> list[str]:
+    """Draw complete IOI sentences in the forms of the later part of training."""
+    return more_ioi_sentences(count, random, LATER_IOI_FORMS)
+
+
+def more_functions(
+    count: int, random: np.random.Generator, forms: Sequence[str] = FUNCTION_FORMS
+) -> list[str]:
+    """Draw functions like those of the docstring task in many more forms."""
+    pairs = docstring.generate(count, seed=_seed(random), split="train", templates=forms)
+    texts = []
+    for pair in pairs:
+        text = f"{pair.clean}{pair.target}: {_nouns(random, 2)}\n"
+        keyword = pair.clean.rsplit("\n", 1)[1]
+        last = f"{keyword} {signature(text)[-1]}: {_nouns(random, 2)}\n"
+        texts.append(text + last if random.random() < 0.7 else text)
+    return texts
+
+
+def later_functions(count: int, random: np.random.Generator) -> list[str]:
+    """Draw functions in the forms of the later part of training."""
+    return more_functions(count, random, LATER_FUNCTION_FORMS)
 
 
 def mismatched_functions(count: int, random: np.random.Generator) -> list[str]:
