@@ -213,7 +213,7 @@ def _fact_text(random: _Random) -> str:
     openings, remarks, endings = pick_one(random, (*one, *two))
     opening = pick_one(random, openings)
     names = pick(random, (*pronoun.MALE, *pronoun.FEMALE), 2)
-    here = pick(random, facts.COUNTRIES, 2)
+    home, other = here = pick(random, facts.COUNTRIES, 2)
     things = {"[PLACE]": pick_one(random, ioi.PLACES), "[OBJECT]": pick_one(random, ioi.OBJECTS)}
     text = ""
     for ending in pick(random, endings, int(random.integers(1, 4))):
@@ -222,7 +222,7 @@ def _fact_text(random: _Random) -> str:
         if not text:
             people = {"[NAME]": names[0], "[OTHER]": names[1], **things}
             text = facts.filled(
-                opening + pick_one(random, remarks), {**people, **facts.slots(*here, answer)}
+                opening + pick_one(random, remarks), {**people, **facts.slots(home, other, answer)}
             )
         asked = {"[NAME]": names[turn], **facts.slots(here[turn], here[1 - turn], answer)}
         text += f"{facts.filled(ending, asked)}."
