@@ -49,7 +49,7 @@ def test_generation_on_the_command_line(monkeypatch, capsys):
 
 
 def test_a_change_of_nothing_is_said(monkeypatch, capsys):
-    assert pie(monkeypatch, "intervene", "--prompt", PROMPT, "--change", "2:829@1=off") == 0
+    assert pie(monkeypatch, "intervene", "--prompt", PROMPT, "--change", "0:694@1=off") == 0
     assert "nothing was changed" in capsys.readouterr().out
 
 
