@@ -38,7 +38,9 @@ def run(
         str | None, typer.Option(help="Its corrupted version; default: features set to zero.")
     ] = None,
     suggest_corruption: prompts.Suggest = False,
-    task: Annotated[str | None, typer.Option(help="pronoun (default), facts, ioi or docstring.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="pronoun (default), facts, ioi, docstring.")
+    ] = None,
     count: Annotated[
         int | None, typer.Option("-n", "--count", help="How many pairs of the task; default 16.")
     ] = None,

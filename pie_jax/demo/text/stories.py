@@ -222,7 +222,8 @@ def _fact_text(random: _Random) -> str:
         if not text:
             people = {"[NAME]": names[0], "[OTHER]": names[1], **things}
             text = facts.filled(
-                opening + pick_one(random, remarks), {**people, **facts.slots(*here, answer)}
+                opening + pick_one(random, remarks),
+                {**people, **facts.slots(here[0], here[1], answer)},
             )
         asked = {"[NAME]": names[turn], **facts.slots(here[turn], here[1 - turn], answer)}
         text += f"{facts.filled(ending, asked)}."
