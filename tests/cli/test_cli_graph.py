@@ -47,7 +47,7 @@ def test_a_prompts_graph_is_written_and_told(monkeypatch, tmp_path, capsys):
     nodes, edges = read_tables(tmp_path)
     assert f"{nodes.num_rows}: " in shown
     assert f" {edges.num_rows} " in shown
-    for words in ("replacement score", "feature 0:557 at 14", "3 features removed", "direct"):
+    for words in ("replacement score", "feature 0:694 at 5", "3 features removed", "direct"):
         assert words in shown
     assert f"page: {tmp_path / 'graph.html'}" in shown
     assert pq.read_table(tmp_path / "graph_validation.parquet").num_rows == 3
