@@ -13,8 +13,8 @@ from pie_jax.charts import svg
 from pie_jax.charts.text import number, shorten, visible
 
 _LEFT, _TOP, _WIDTH, _HEIGHT = 60.0, 8.0, 876.0, 320.0
-# Sides of columns and rows: at least, and as far as few of them spread.
-_LEAST, _ROOMY = 26.0, 56.0
+# Sides of columns and rows: at least (below, labels of tokens touch), and as far as few spread.
+_LEAST_WIDTH, _LEAST_HEIGHT, _ROOMY = 16.0, 26.0, 56.0
 # Sides of the square that a mark has to itself.
 _LEAST_SLOT, _MOST_SLOT = 8.0, 16.0
 _LABEL_LENGTH = 14
@@ -74,8 +74,8 @@ def _layout(counts: dict[tuple[int, int], int], tokens: int, layers: int) -> Lay
     for (layer, position), (wide, high) in sides.items():
         columns[position] = max(columns[position], slot * wide + 6)
         rows[layer] = max(rows[layer], slot * high + 6)
-    widths = _spread(columns, _WIDTH - _LEFT - 8)
-    heights = _spread(rows, _HEIGHT)
+    widths = _spread(columns, _WIDTH - _LEFT - 8, _LEAST_WIDTH)
+    heights = _spread(rows, _HEIGHT, _LEAST_HEIGHT)
     x, y = [_LEFT], [_TOP + sum(heights)]
     for width in widths:
         x.append(x[-1] + width)
@@ -84,11 +84,11 @@ def _layout(counts: dict[tuple[int, int], int], tokens: int, layers: int) -> Lay
     return Layout(x, y, slot)
 
 
-def _spread(needed: list[float], room: float) -> list[float]:
-    """Give every column what it needs, and the same least width out of what is left."""
-    left = room - sum(max(0.0, need - _LEAST) for need in needed)
-    least = min(max(left / max(len(needed), 1), _LEAST), _ROOMY)
-    return [max(need, least) for need in needed]
+def _spread(needed: list[float], room: float, least: float) -> list[float]:
+    """Give every column what it needs, and the same width, at least `least`, out of what is left."""
+    wide = [need for need in needed if need > least]
+    left = (room - sum(wide)) / max(len(needed) - len(wide), 1)
+    return [max(need, min(max(left, least), _ROOMY)) for need in needed]
 
 
 def _sides(count: int) -> tuple[int, int]:
