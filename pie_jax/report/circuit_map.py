@@ -85,7 +85,7 @@ def _layout(counts: dict[tuple[int, int], int], tokens: int, layers: int) -> Lay
 
 
 def _spread(needed: list[float], room: float, least: float) -> list[float]:
-    """Give every column what it needs, and the same width, at least `least`, out of what is left."""
+    """Give every column what it needs, and the same width, `least` or more, out of what is left."""
     wide = [need for need in needed if need > least]
     left = (room - sum(wide)) / max(len(needed) - len(wide), 1)
     return [max(need, min(max(left, least), _ROOMY)) for need in needed]
