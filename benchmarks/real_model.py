@@ -29,7 +29,7 @@ from pie_jax.terminal import progress_bar, quiet_orbax, use_compile_cache
 from pie_jax.transcoders.training.run import TrainOptions, train_clt
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TASKS = ("ioi", "docstring")
+TASKS = chunks.TASKS
 # Groups of methods in the order in which they are run: what is cheap first.
 ORDER = (
     chunks.AUTO,

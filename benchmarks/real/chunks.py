@@ -20,6 +20,7 @@ from pie_jax.prune.results.tables import PruneResult
 from pie_jax.tasks import Pair
 from pie_jax.transcoders.store import Transcoder
 
+TASKS = ("ioi", "docstring")
 SIZES = (1, 2, 5, 10, 25, 50, 100, 200, 400, 800, 1600, 3200)
 # From one size of random sets to the next, and up to which.
 RANDOM_SIZES = tuple(round(1000 * 1.3**step) for step in range(11))

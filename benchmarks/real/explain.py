@@ -11,6 +11,7 @@ import numpy as np
 
 import pie_jax
 from benchmarks.explanations import figure, score_figures
+from benchmarks.real import chunks
 from pie_jax.evaluate.presets import get_preset
 from pie_jax.evaluate.run import evaluate
 from pie_jax.evaluate.scorers import DEFAULT_SCORERS
@@ -27,7 +28,7 @@ from pie_jax.interpret.run import interpret
 from pie_jax.interpret.stage import SAMPLE
 from pie_jax.judges import make_judge
 from pie_jax.models.loader import LanguageModel
-from pie_jax.tasks import TASKS, get_task
+from pie_jax.tasks import get_task
 from pie_jax.transcoders.store import Transcoder
 
 METHOD, BUDGET = "fap", 50
@@ -83,7 +84,7 @@ def _features(model: LanguageModel, transcoder: Transcoder, sizes: Sizes) -> tup
     kept: list[Any] = []
     every: set[Any] = set()
     results = []
-    for task in TASKS:
+    for task in chunks.TASKS:
         pairs = get_task(task).generate(sizes.pairs, seed=sizes.seed, tokenizer=model.tokenizer)
         result = pie_jax.prune(model, transcoder, pairs, methods=(METHOD,), budgets=(BUDGET,))
         found = kept_features(result, METHOD, BUDGET)

@@ -141,6 +141,18 @@ def _activations(state: TrainState, batch: Batch) -> Array:
     return jnp.stack(activations(state.weights, batch.inputs, feature_thresholds(state)))
 
 
+def test_features_that_draw_one_token_start_apart():
+    """Or they would have the same gradients, and stay one feature for ever."""
+    _, batch, _ = _batch(200, 10)
+    encoder = np.asarray(_start(batch).weights.encoder)
+    for rows, inputs in zip(encoder, np.asarray(batch.inputs), strict=True):
+        read, tokens = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, inputs[:10]))
+        alike = read @ read.T - 2 * np.eye(len(read))
+        assert alike.max() < 0.9999
+        # Still each reads about a token.
+        assert ((read @ tokens.T).max(axis=1) > 0.8).all()
+
+
 def test_revived_features_fire_and_the_others_are_left_alone():
     _, batch, _ = _batch(200, 150)
     state, step = _start(batch), jax.jit(train_step)
