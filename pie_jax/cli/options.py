@@ -41,6 +41,12 @@ JudgeZeroFeatures = Annotated[
         help="Judge also with what is not kept at zero activation (column kl_zero).",
     ),
 ]
+MoreCorruptions = Annotated[
+    int,
+    typer.Option(
+        help="Find on so many more corrupted prompts, made of the words that the pairs exchange."
+    ),
+]
 BatchSize = Annotated[
     int, typer.Option(help="Prompts side by side; on a mesh rounded up to a multiple of `data`.")
 ]

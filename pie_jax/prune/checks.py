@@ -29,6 +29,10 @@ def check_options(options: PruneOptions) -> None:
         raise InputError(
             "--judge-corruptions: unseen ones need corrupted prompts; zero-features has none."
         )
+    if options.more_corruptions and options.corruption == "zero-features":
+        raise InputError("--more-corruptions: zero-features has no corrupted prompts to vary.")
+    if not _is_whole(options.more_corruptions, 0):
+        raise InputError("--more-corruptions: must be a whole number of at least 0.")
     if options.search.exchanges and not options.search.grows:
         raise InputError(
             "search.exchanges: only for circuits grown from nothing by KL with full gradients; "

@@ -18,6 +18,7 @@ from pie_jax.files.hub import DEMO, hash_files
 from pie_jax.models.loader import LanguageModel
 from pie_jax.prune.batch.metrics import METRICS
 from pie_jax.prune.checks import check_options
+from pie_jax.prune.engine.corruptions import extended
 from pie_jax.prune.on_mesh import on_mesh, whole_batches
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.step import devices
@@ -66,7 +67,7 @@ def opened_run(
             f"{source}: --judge-corruptions unseen needs at least 2 corrupted versions of each "
             "prompt; give `corrupted` as a list, or use same."
         )
-    return Run(model, transcoder, options, encoded, skipped)
+    return Run(model, transcoder, options, extended(encoded, options, source), skipped)
 
 
 def encoding(options: PruneOptions) -> Encoding:

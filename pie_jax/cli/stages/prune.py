@@ -30,6 +30,7 @@ def prune(
     judge_corruptions: Annotated[
         str, typer.Option(help="Judge on the same corruptions, or keep half unseen for judging.")
     ] = "same",
+    more_corruptions: opt.MoreCorruptions = 0,
     judge_zero_features: opt.JudgeZeroFeatures = False,
     gradient: Annotated[
         str, typer.Option(help="FAP's gradient: frozen (as published) or full.")
@@ -94,6 +95,7 @@ def prune(
         metric=metric,
         corruption=corruption,
         judge_corruptions=judge_corruptions,
+        more_corruptions=more_corruptions,
         judge_zero_features=judge_zero_features,
         gradient=gradient,
         scope_layers=scope_layers,

@@ -50,6 +50,7 @@ def plan(
     min_tokens: Annotated[
         int, typer.Option(help="Shorter prompts, BOS counted, are bad pairs.")
     ] = MIN_TOKENS,
+    more_corruptions: opt.MoreCorruptions = 0,
     judge_zero_features: opt.JudgeZeroFeatures = False,
     dtype: opt.Dtype = "float32",
 ) -> None:
@@ -77,6 +78,7 @@ def plan(
         methods=opt.names(method),
         budgets=opt.numbers(budget, "--budget"),
         batch_size=8 if batch_size is None else batch_size,
+        more_corruptions=more_corruptions,
         judge_zero_features=judge_zero_features,
         metric=metric,
         corruption=corruption,

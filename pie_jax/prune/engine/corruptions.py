@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 
 from pie_jax.prune.engine.evaluator import BatchEvaluator
+from pie_jax.prune.options import PruneOptions
+from pie_jax.tasks.encode import EncodedPair
+from pie_jax.tasks.more_corruptions import with_more_corruptions
 
 
 def seen_count(corruptions: int) -> int:
@@ -19,14 +23,27 @@ def seen_count(corruptions: int) -> int:
 def seen_and_held_out(inputs: BatchEvaluator) -> tuple[BatchEvaluator, BatchEvaluator]:
     """Return what the methods see and what judges them, over the same occurrences.
 
-    The same for `--judge-corruptions same`; for `unseen` the first half of the corrupted versions
-    and the others.
+    Both the corrupted versions that are given for `--judge-corruptions same`; for `unseen` the
+    first half of them, and the others. Versions that were made come in between, and judge nothing.
     """
-    if inputs.options.judge_corruptions == "same":
-        return inputs, inputs
-    corruptions = inputs.occurrences.corrupted.shape[1]
-    seen = seen_count(corruptions)
-    return only(inputs, slice(0, seen)), only(inputs, slice(seen, corruptions))
+    options, versions = inputs.options, inputs.occurrences.corrupted.shape[1]
+    more = options.more_corruptions
+    if options.judge_corruptions == "same":
+        return inputs, inputs if more == 0 else only(inputs, slice(0, versions - more))
+    seen = seen_count(versions - more) + more
+    return only(inputs, slice(0, seen)), only(inputs, slice(seen, versions))
+
+
+def extended(pairs: Sequence[EncodedPair], options: PruneOptions, source: str) -> list[EncodedPair]:
+    """Return pairs with the corrupted versions that `more_corruptions` asks for. Raises
+    `InputError` where they cannot be made."""
+    if options.more_corruptions == 0:
+        return list(pairs)
+    given = len(pairs[0].corrupted)
+    of = given if options.judge_corruptions == "same" else seen_count(given)
+    return with_more_corruptions(
+        pairs, options.more_corruptions, of=of, seed=options.seed, source=source
+    )
 
 
 def only(inputs: BatchEvaluator, use: slice) -> BatchEvaluator:

@@ -16,6 +16,7 @@ from pie_jax.files.hub import DEMO, resolve_folder
 from pie_jax.models.config import PRESETS, ModelConfig
 from pie_jax.models.loader import load_model_tokenizer, parse_dtype, read_config
 from pie_jax.prune.batch.pairs import batches
+from pie_jax.prune.engine.corruptions import extended
 from pie_jax.prune.options import PruneOptions
 from pie_jax.prune.plan import memory, speed
 from pie_jax.prune.plan.memory import Encoders, Load, Shapes
@@ -157,7 +158,7 @@ def load_of_pairs(
     encoded, _ = encode_pairs(
         pairs, tokenizer, **encoding(options), on_bad_pair="skip", source=source
     )
-    found = batches(encoded, options.batch_size)
+    found = batches(extended(encoded, options, source), options.batch_size)
     most = max(found, key=lambda one: (one.corrupted.size, one.clean.size))
     versions, length = most.corrupted.shape[1:]
     return Load(1, max(versions, 1), length, int(most.length.max()), most.window, active)

@@ -20,10 +20,13 @@ from prune_helpers import (
 import pie_jax
 from pie_jax.errors import InputError
 from pie_jax.models.gradient_rules import FROZEN
+from pie_jax.prune.batch.pairs import batches
 from pie_jax.prune.checks import check_options
-from pie_jax.prune.engine.corruptions import seen_and_held_out, seen_count
+from pie_jax.prune.engine.corruptions import extended, seen_and_held_out, seen_count
 from pie_jax.prune.engine.passes import attribute, metric_gradients
 from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.step import Pruner
+from pie_jax.tasks import encode_pairs
 
 OPTIONS = PruneOptions(methods=("fap", "auto"), budgets=(6,), batch_size=2)
 
@@ -100,6 +103,26 @@ def test_a_run_is_judged_on_the_unseen_version(model_and_transcoder):
     np.testing.assert_allclose(np.unique(found), np.unique(null.kl_last), rtol=1e-5)
 
 
+@pytest.mark.parametrize("judge", ["same", "unseen"])
+def test_made_versions_are_found_on_and_judge_nothing(model_and_transcoder, judge: str):
+    """Nothing kept has the KL of a run without them, within 1e-5."""
+    model, transcoder = model_and_transcoder
+    pairs = three_versions()
+    options = replace(OPTIONS, judge_corruptions=judge, methods=("fap",))
+    more = replace(options, more_corruptions=1)
+    encoded, _ = encode_pairs(pairs, model.tokenizer, needs_target=True)
+    (batch,) = batches(extended(encoded, more, "pairs"), 2)
+    found, judged = seen_and_held_out(Pruner(model, transcoder, more).prepare(batch))
+    given = {"same": 3, "unseen": 2}[judge]
+    assert found.problem.delta.shape[1] == given + 1
+    assert judged.problem.delta.shape[1] == {"same": 3, "unseen": 1}[judge]
+    runs = [pie_jax.prune(model, transcoder, pairs, one) for one in (options, more)]
+    null, same = (run.behaviour["kl_last_null"].to_numpy() for run in runs)
+    np.testing.assert_allclose(null, same, rtol=1e-5)
+    kept = [run.selections["score"].to_numpy() for run in runs]
+    assert not np.allclose(*kept)
+
+
 # What is not kept at zero
 
 
@@ -170,5 +193,9 @@ def test_what_cannot_be_kept_aside_is_refused(model_and_transcoder):
         )
     with pytest.raises(InputError, match="zero-features"):
         check_options(PruneOptions(judge_corruptions="unseen", corruption="zero-features"))
+    with pytest.raises(InputError, match="--more-corruptions: zero-features"):
+        check_options(PruneOptions(more_corruptions=1, corruption="zero-features"))
+    with pytest.raises(InputError, match="--more-corruptions: must be"):
+        check_options(PruneOptions(more_corruptions=-1))
     with pytest.raises(InputError, match="--judge-corruptions"):
         check_options(PruneOptions(judge_corruptions="all"))
