@@ -36,11 +36,22 @@ def open_window(problem: Problem) -> CleanRun:
     return CleanRun(of, last, jax.nn.log_softmax(logits))
 
 
+def window_predicted(
+    model: Transformer, window: CleanRun, mlp_delta: Float[Array, "L W D"]
+) -> Float[Array, " V"]:
+    """Return log-probabilities at the last position with something added to the MLP outputs."""
+    residual = windows.run_changed(model, window.of, mlp_delta, last=window.last)
+    return jax.nn.log_softmax(model.unembed(residual)[0])
+
+
 def window_kl(
     model: Transformer, window: CleanRun, mlp_delta: Float[Array, "L W D"]
 ) -> Float[Array, ""]:
     """Return KL(clean || changed) at the last position with something added to the MLP outputs, in
     nats."""
-    residual = windows.run_changed(model, window.of, mlp_delta, last=window.last)
-    changed = jax.nn.log_softmax(model.unembed(residual)[0])
-    return jnp.sum(jnp.exp(window.clean) * (window.clean - changed))
+    return kl_of(window.clean, window_predicted(model, window, mlp_delta))
+
+
+def kl_of(expected: Float[Array, " V"], changed: Float[Array, " V"]) -> Float[Array, ""]:
+    """Return KL(expected || changed) of log-probabilities, in nats."""
+    return jnp.sum(jnp.exp(expected) * (expected - changed))

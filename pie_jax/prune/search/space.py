@@ -27,7 +27,13 @@ from pie_jax.models.transformer import Transformer
 from pie_jax.prune.batch.problem import Problem, over_prompts
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING
-from pie_jax.prune.search.clean_run import CleanRun, open_window, window_kl
+from pie_jax.prune.search.clean_run import (
+    CleanRun,
+    kl_of,
+    open_window,
+    window_kl,
+    window_predicted,
+)
 
 TILE = 16
 _LEAST_TILES = 32
@@ -40,12 +46,20 @@ _EXACT = jax.lax.Precision.HIGHEST
 KEPT_BY_GRADIENT = 8
 
 
+class Complement(NamedTuple):
+    """What everything but a circuit should do: `null` [M, V], the log-probabilities with all
+    occurrences removed; `weight` of its KL to them, beside the circuit's own."""
+
+    null: Float[Array, "*B M V"]
+    weight: Float[Array, "*B"]
+
+
 class Space(NamedTuple):
     """One prompt's candidates and what they write; of a batch, [B, ...] but for the shared `model`.
 
     `occurrence` [P] which ones, -1 for padding; `place` [I] of each tile in the window; `rows`
     [I, TILE, O x D] what each writes per unit; `delta` [M, P]; `total` [M, L, W, D] what all
-    occurrences write together.
+    occurrences write together; `complement` None where it has no weight.
     """
 
     model: Transformer
@@ -55,6 +69,7 @@ class Space(NamedTuple):
     rows: Float[Array, "*B I tile OD"]
     delta: Float[Array, "*B M P"]
     total: Float[Array, "*B M L W D"]
+    complement: Complement | None = None
 
     @property
     def real(self) -> Bool[Array, "*B P"]:
@@ -88,8 +103,15 @@ def change_of(
 
 
 def kl_at(space: Space, change: Float[Array, "M L W D"]) -> Float[Array, ""]:
-    """Return KL(clean || changed) at the last position, nats, the mean over corruptions."""
-    return jax.vmap(lambda delta: window_kl(space.model, space.window, delta))(change).mean()
+    """Return KL(clean || changed) at the last position, nats, the mean over corruptions; with that
+    of the complement to nothing kept, times its weight."""
+    kl = jax.vmap(lambda delta: window_kl(space.model, space.window, delta))(change).mean()
+    if space.complement is None:
+        return kl
+    # What a circuit keeps is what its complement lacks.
+    without = -(change + space.total)
+    left = jax.vmap(lambda delta: window_predicted(space.model, space.window, delta))(without)
+    return kl + space.complement.weight * jax.vmap(kl_of)(space.complement.null, left).mean()
 
 
 def circuit_kl(space: Space, members: Int[Array, " K"]) -> Float[Array, ""]:
@@ -141,7 +163,14 @@ def search_space(inputs: BatchEvaluator, most: int) -> Space:
     if live.sum(axis=1).max(initial=0) > most:
         live = highest(fetch(_path_scores(problem, window, inputs.total)), live, most)
     index, of_tile = tiles(live, place)
-    return _gather(problem, window, inputs.total, inputs.put(index), inputs.put(of_tile), width)
+    space = _gather(problem, window, inputs.total, inputs.put(index), inputs.put(of_tile), width)
+    weight = inputs.options.search.complement
+    if weight == 0:
+        return space
+    null = _null(problem, window, inputs.total)
+    return space._replace(
+        complement=Complement(null, inputs.put(np.full(len(inputs.rows), weight, np.float32)))
+    )
 
 
 def _places(problem: Problem) -> tuple[Int[np.ndarray, "B N"], int]:
@@ -193,6 +222,18 @@ def highest(
 @program()
 def _windows(problem: Problem) -> CleanRun:
     return over_prompts(open_window, problem)
+
+
+@program()
+def _null(
+    problem: Problem, window: CleanRun, total: Float[Array, "B M L W D"]
+) -> Float[Array, "B M V"]:
+    """Return the log-probabilities with everything removed."""
+
+    def one(problem: Problem, window: CleanRun, total: Array) -> Array:
+        return jax.vmap(lambda each: window_predicted(problem.model, window, -each))(total)
+
+    return over_prompts(one, problem, window, total)
 
 
 @program()
@@ -253,6 +294,7 @@ def side_by_side(inputs: BatchEvaluator, circuits: int) -> int:
     prompts that their positions share it.
     """
     batch, config = len(inputs.rows), inputs.problem.model.config
+    circuits *= 1 if inputs.options.search.complement == 0 else 2
     fit = batch * inputs.side_by_side() // (KEPT_BY_GRADIENT * circuits)
     weights = 4 * config.num_layers * config.d_model * (3 * config.d_mlp + 2 * config.d_model)
     if weights > inputs.options.bytes_at_once():

@@ -9,11 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from prune_helpers import prepare, tiny_model, tiny_pairs, tiny_transcoder
+from prune_helpers import (
+    SlowPrompt,
+    prepare,
+    softmax,
+    tiny_model,
+    tiny_pairs,
+    tiny_transcoder,
+)
 from search_helpers import MOST, Case, case, listed, padded
 
 from pie_jax.errors import InputError
 from pie_jax.prune.checks import check_options
+from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING, Selection
 from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions, SearchOptions
@@ -74,6 +82,28 @@ def test_gain_is_the_slope_of_minus_kl_at_the_circuit(case: Case):
             up, down = (case.kl_with_share(prompt, members, index, x) for x in (step, -step))
             assert gain[index] == pytest.approx((down - up) / (2 * step), rel=0.02, abs=2e-3)
         assert np.flatnonzero(np.isfinite(gain)).tolist() == case.real(prompt).tolist()
+
+
+def test_a_complement_counts_by_its_kl_to_nothing_kept(case: Case):
+    """Against slow passes of whole prompts; the gain is its slope too."""
+    weight, step = 0.7, 1e-2
+    options = PruneOptions(search=SearchOptions(complement=weight))
+    inputs = BatchEvaluator(
+        case.inputs.problem, case.inputs.prompts, case.inputs.occurrences, case.inputs.rows, options
+    )
+    both = replace(case, inputs=inputs, space=search_space(inputs, 4096))
+    for prompt in range(case.prompts):
+        members = draw(case, prompt, 3)
+        slow = SlowPrompt(case.inputs, case.transcoder, prompt)
+        kept = np.asarray(case.space.occurrence[prompt])[members].tolist()
+        null, left = (softmax(slow.logits(removed)) for removed in (range(slow.count), kept))
+        expected = slow.kl([n for n in range(slow.count) if n not in kept])
+        expected += weight * np.sum(null * (np.log(null) - np.log(left)))
+        value, gain = both.kl_and_gain(prompt, members)
+        assert value == pytest.approx(expected, abs=TOLERANCE)
+        for index in draw(case, prompt, 5, seed=1):
+            up, down = (both.kl_with_share(prompt, members, index, x) for x in (step, -step))
+            assert gain[index] == pytest.approx((down - up) / (2 * step), rel=0.02, abs=2e-3)
 
 
 def test_fewer_candidates_are_the_best_on_the_path_from_nothing(case: Case):
@@ -311,6 +341,7 @@ def test_searches_average_over_corruptions(tmp_path, name: str):
         ({"stages": 0}, "search.stages"),
         ({"steps": 0}, "search.steps"),
         ({"exchanges": -1}, "search.exchanges"),
+        ({"complement": -0.5}, "search.complement"),
         ({"rate": 0.0}, "search.rate"),
     ],
 )
