@@ -26,7 +26,7 @@ from pie_jax.transcoders.modules import ZEROED_POSITIONS, Encoder, active_mask
 from pie_jax.transcoders.store import Transcoder
 
 # Active features of a position in any layer, counted with those of padding, at least.
-_OCCURRENCES = 64
+_OCCURRENCES = 128
 _LEAST_TILES, _LEAST_BLOCKS = 64, 32
 _MOST_THREADS = 8
 # Of a layer's list; and active features of a position in one layer, at first.

@@ -8,12 +8,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pie_jax.devices.mesh import fetch, mesh_of
+from pie_jax.devices.programs import program
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING, Selection, pad
-from pie_jax.prune.search.circuits import Circuits, is_member
+from pie_jax.prune.search.circuits import Circuits, member_mask
 from pie_jax.prune.search.exchange import BEST, WEAKEST, exchange
 from pie_jax.prune.search.grow import grow, stage_ends
 from pie_jax.prune.search.learn import learn, warm_logits
@@ -43,7 +44,7 @@ class Search:
         ends = stage_ends(budgets, self.options.stages, least)
         path = grow(self.space, jnp.asarray(ends), max(budgets), side_by_side(inputs, 1))
         at = np.array([ends.index(budget) for budget in budgets])
-        self.grown: Circuits = jax.tree.map(lambda each: each[:, at], path.circuits)
+        self.grown: Circuits = _at_stages(path.circuits, at)
         # What a candidate is worth on the whole way.
         self.null, self.worth = path.null, path.worth
 
@@ -73,18 +74,9 @@ class Search:
     def learned_from_grown(self) -> Circuits:
         """Return circuits learned from the grown ones."""
         count = self.space.occurrence.shape[1]
-        start = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(self.grown.members)
-        return self._learned(self.space, start.astype(jnp.float32), self.worth, self.budgets)
-
-    def _learned(
-        self,
-        space: Space,
-        start: Float[Array, "B S P"],
-        worth: Float[Array, "B P"],
-        budgets: tuple[int, ...],
-    ) -> Circuits:
-        logits = jax.vmap(warm_logits)(start, worth)
-        return learn(space, logits, *self.settings(budgets))[0]
+        start = np.stack([member_mask(one, count) for one in fetch(self.grown.members)])
+        logits = self.inputs.put(warm_logits(start.astype(np.float32), fetch(self.worth)))
+        return learn(self.space, logits, *self.settings(self.budgets))[0]
 
     def of_candidates(self, score: Float[np.ndarray, "B N"]) -> Float[np.ndarray, "B P"]:
         """Return the scores of candidates, from those of all occurrences; 0 for padding."""
@@ -112,6 +104,12 @@ class Search:
             to_selection(self.inputs, self.space, members[:, s], gain[:, s], budget)
             for s, budget in enumerate(self.budgets)
         ]
+
+
+@program()
+def _at_stages(circuits: Circuits, at: Int[Array, " S"]) -> Circuits:
+    """Return the circuits after some stages of a path."""
+    return jax.tree.map(lambda each: each[:, at], circuits)
 
 
 def to_selection(

@@ -30,7 +30,7 @@ from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.search.clean_run import CleanRun, open_window, window_kl
 
 TILE = 16
-_LEAST_TILES = 32
+_LEAST_TILES = 48
 # Positions of prompts side by side that make a matrix product fast.
 _LEAST_ROWS = 64
 # Points of the path from nothing to everything by which candidates are chosen.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions, SearchOptions
 from pie_jax.prune.search import climb as climbing
 from pie_jax.prune.search import shared as searches
-from pie_jax.prune.search.circuits import Circuits, is_member
+from pie_jax.prune.search.circuits import Circuits, member_mask
 from pie_jax.prune.search.climb import SOLVED, climb
 from pie_jax.prune.search.exchange import exchange
 from pie_jax.prune.search.learn import learn, warm_logits
@@ -87,9 +86,9 @@ def test_fewer_candidates_are_the_best_on_the_path_from_nothing(case: Case):
 
 def learned(case: Case, start: np.ndarray, steps: int = 10) -> Circuits:
     count = case.space.occurrence.shape[1]
-    worth = jnp.zeros((case.prompts, count))
-    mask = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(jnp.asarray(start))
-    logits = jax.vmap(warm_logits)(mask.astype(jnp.float32), worth)
+    worth = np.zeros((case.prompts, count), np.float32)
+    mask = np.stack([member_mask(members, count) for members in start]).astype(np.float32)
+    logits = jnp.asarray(warm_logits(mask, worth))
     rate = jnp.full(case.prompts, 0.1)
     return learn(case.space, logits, jnp.asarray(BUDGETS), rate, MOST, steps, 1)[0]
 
