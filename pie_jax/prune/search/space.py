@@ -30,6 +30,8 @@ from pie_jax.prune.engine.selection import PADDING
 from pie_jax.prune.search.clean_run import CleanRun, open_window, window_kl
 
 TILE = 16
+# As many as 512 candidates fill at up to 16 places: prompts with short windows share one size, with
+# each other and with what learning narrows them to.
 _LEAST_TILES = 48
 # Positions of prompts side by side that make a matrix product fast.
 _LEAST_ROWS = 64

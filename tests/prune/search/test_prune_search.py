@@ -8,6 +8,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prune_helpers import prepare, tiny_model, tiny_pairs, tiny_transcoder
 from search_helpers import MOST, Case, case, listed, padded
 
@@ -24,7 +26,7 @@ from pie_jax.prune.search.exchange import exchange
 from pie_jax.prune.search.learn import learn, warm_logits
 from pie_jax.prune.search.narrow import narrowed
 from pie_jax.prune.search.shared import LEARNED, LEARNED_EACH, Search
-from pie_jax.prune.search.space import TILE, search_space
+from pie_jax.prune.search.space import TILE, search_space, tiles
 
 __all__ = ["case"]
 
@@ -62,6 +64,19 @@ def test_a_tile_holds_candidates_of_one_position(case: Case):
     for prompt in range(case.prompts):
         for tile, at in zip(index[prompt].reshape(-1, TILE), place[prompt], strict=True):
             assert set(position[prompt][tile[tile >= 0]].tolist()) <= {at}
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=16))
+def test_candidates_of_a_short_window_have_one_size(counts: list[int]):
+    """However many there are at each place, as long as learning takes all of them; what narrowing
+    leaves of more has it too, so that learning is compiled once."""
+    place = np.repeat(np.arange(len(counts)), counts)[None]
+    few = np.arange(place.shape[1])[None] < LEARNED
+    index, where = tiles(few, place)
+    assert where.shape == (1, 48)
+    assert index[index >= 0].tolist() == np.flatnonzero(few).tolist()
+    for tile, at in zip(index.reshape(48, TILE), where[0], strict=True):
+        assert set(place[0][tile[tile >= 0]].tolist()) <= {at}
 
 
 def test_gain_is_the_slope_of_minus_kl_at_the_circuit(case: Case):
