@@ -38,11 +38,6 @@ def check_options(options: PruneOptions) -> None:
             "search.exchanges: only for circuits grown from nothing by KL with full gradients; "
             "use 0, or leave search.start, search.objective and search.rule as they are."
         )
-    if options.search.complement and not options.search.grows:
-        raise InputError(
-            "search.complement: only for circuits grown from nothing by KL with full gradients; "
-            "use 0, or leave search.start, search.objective and search.rule as they are."
-        )
     if not 0 <= options.search.complement < float("inf"):
         raise InputError("search.complement: must be a finite number of at least 0.")
     if not options.budgets or not all(_is_whole(budget) for budget in options.budgets):

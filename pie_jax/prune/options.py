@@ -47,7 +47,8 @@ class SearchOptions:
 
     `candidates`: occurrences considered in each prompt; `stages`: steps in which a circuit grows;
     `steps` and `rate` of learning; `exchanges`: at most so many final exchanges of one member;
-    `complement`: weight of KL(nothing kept || everything but the circuit) beside the circuit's own.
+    `complement`: weight of KL(nothing kept || everything but the circuit) beside the circuit's own
+    while it grows in a single prompt.
     For `staged` only: `start` of its path, `objective` of its gradients and their `rule`; other
     values than the defaults consider every occurrence and exchange nothing.
     """
@@ -57,7 +58,7 @@ class SearchOptions:
     steps: int = 4
     rate: float = 0.2
     exchanges: int = 0
-    complement: float = 0.0
+    complement: float = 0.1
     start: str = "nothing"  # or everything: shrunk instead of grown
     objective: str = "kl"  # or metric
     rule: str = "full"  # or frozen, relp

@@ -25,8 +25,9 @@ from pie_jax.kernels import TILE, Tiles, Writes, active_union, block_size, top_u
 from pie_jax.transcoders.modules import ZEROED_POSITIONS, Encoder, active_mask
 from pie_jax.transcoders.store import Transcoder
 
-# Active features of a position in any layer, counted with those of padding, at least.
-_OCCURRENCES = 64
+# Active features of a position in any layer, counted with those of padding, at least: on the demo
+# up to 98, so that all of its prompts of one length class have one N.
+_OCCURRENCES = 128
 _LEAST_TILES, _LEAST_BLOCKS = 64, 32
 _MOST_THREADS = 8
 # Of a layer's list; and active features of a position in one layer, at first.

@@ -27,8 +27,6 @@ def select(inputs: BatchEvaluator, budgets: tuple[int, ...]) -> list[Selection]:
     found = search.selections(circuits)
     if search.complete and inputs.options.scope_layers == "global":
         return found
-    if inputs.options.search.complement:
-        return found  # what was searched for is not KL alone
     # FAP and RelP have circuits that the search did not see.
     return best_of(inputs, budgets, found, exact_kl(inputs, budgets, found, circuits))
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.prune.engine.selection import PADDING
@@ -45,3 +46,10 @@ def is_member(members: Int[Array, " K"], count: int) -> Bool[Array, " P"]:
     """Return which of `count` candidates a circuit holds."""
     at = jnp.where(members >= 0, members, count)
     return jnp.zeros(count, bool).at[at].set(True, mode="drop")
+
+
+def member_mask(members: Int[np.ndarray, "S K"], count: int) -> Bool[np.ndarray, "S P"]:
+    """Return which of `count` candidates each circuit holds, on the host."""
+    mask = np.zeros((len(members), count + 1), bool)
+    np.put_along_axis(mask, np.where(members >= 0, members, count), True, axis=1)
+    return mask[:, :count]

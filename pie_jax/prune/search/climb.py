@@ -15,14 +15,13 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pie_jax.devices.mesh import fetch
 from pie_jax.devices.programs import program
 from pie_jax.prune.engine.selection import PADDING
-from pie_jax.prune.search.circuits import Circuits
+from pie_jax.prune.search.circuits import Circuits, member_mask
 from pie_jax.prune.search.fallback import RULES
 from pie_jax.prune.search.learn import learn, warm_logits
 from pie_jax.prune.search.narrow import narrowed
@@ -47,8 +46,8 @@ class Choice(NamedTuple):
 def climb(search: Search) -> Circuits:
     """Return the best circuits found for every budget; of a member, its gain where the circuit was
     grown or learned, else its mean gain along the growing path."""
-    null, order = fetch(search.null), np.argsort(search.budgets, kind="stable")
-    grown, rules = Choice(*map(fetch, search.grown)), _rules(search)
+    order, rules = np.argsort(search.budgets, kind="stable"), _rules(search)
+    null, grown = _grown(search)
     completing = [rules[RULES.index("relp")], np.abs(fetch(search.worth))]
     learning = _Learning(search)
     found: dict[int, Choice] = {}
@@ -71,6 +70,27 @@ def climb(search: Search) -> Circuits:
     return Circuits(*(put(np.stack(part, axis=1)) for part in parts))
 
 
+def _grown(search: Search) -> tuple[np.ndarray, Choice]:
+    """Return the KL of nothing kept, [B], and the grown circuits [B, S, K] with their own KL: while
+    they grew, the complement's counted too."""
+    null, grown = fetch(search.null), Choice(*map(fetch, search.grown))
+    if search.options.complement == 0:
+        return null, grown
+    count = grown.members.shape[1]
+    # In twos, as all circuits that are tried, so that one program measures them; nothing last.
+    fill = ((0, 0), (0, 2 - count % 2), (0, 0))
+    members = np.pad(grown.members, fill, constant_values=PADDING)
+    kl = [_exact(search, members[:, s : s + 2]) for s in range(0, members.shape[1], 2)]
+    every = np.concatenate(kl, axis=1)
+    return every[:, -1], grown._replace(kl=every[:, :count])
+
+
+def _exact(search: Search, members: np.ndarray) -> np.ndarray:
+    """Return the KL of circuits [B, 2, K] in nats, [B, 2]."""
+    chunk = side_by_side(search.inputs, 1)
+    return fetch(_kls(search.space, search.inputs.put(members), chunk))
+
+
 def _rules(search: Search) -> list[np.ndarray]:
     """Return the gradient scores of the candidates by magnitude, [B, P] each."""
     return [np.abs(search.of_candidates(search.inputs.attribution(rule))) for rule in RULES]
@@ -88,14 +108,14 @@ def _largest(search: Search, score: np.ndarray, size: int) -> np.ndarray:
 
 def _completed(search: Search, circuit: Choice, score: np.ndarray, size: int) -> np.ndarray:
     """Return a circuit's members and the candidates of the largest scores beside them."""
-    return _largest(search, np.where(_mask(circuit.members, score.shape[1]), np.inf, score), size)
+    return _largest(
+        search, np.where(member_mask(circuit.members, score.shape[1]), np.inf, score), size
+    )
 
 
 def _best_of_two(search: Search, best: Choice, tried: list[np.ndarray]) -> Choice:
     """Return the best of a circuit and two others, which are measured."""
-    members = np.stack(tried, axis=1)
-    chunk = side_by_side(search.inputs, 1)
-    kl = fetch(_kls(search.space, search.inputs.put(members), chunk))
+    kl = _exact(search, np.stack(tried, axis=1))
     worth = fetch(search.worth)
     for at, one in enumerate(tried):
         score = np.take_along_axis(worth, np.maximum(one, 0), axis=1)
@@ -122,14 +142,14 @@ class _Learning:
         self._search = search
         most = search.most_learned()
         self._narrow = narrowed(search.inputs, search.space, search.worth, most)
-        nothing = jnp.zeros_like(self._narrow.score)[:, None]
-        self._start = self._last = fetch(jax.vmap(warm_logits)(nothing, self._narrow.score))
+        score = fetch(self._narrow.score)
+        self._start = self._last = warm_logits(np.zeros_like(score)[:, None], score)
 
     def step(self, size: int, held: np.ndarray, on: np.ndarray, use: np.ndarray) -> Choice:
         """Return the best circuit seen, [B, K]; those in `on` [B] go on from their last logits and
         hold on to a circuit `held` [B, K], and those not in `use` [B] learn nothing for later."""
         search, of = self._search, fetch(self._narrow.of)
-        mask = _mask(held, search.space.occurrence.shape[1])
+        mask = member_mask(held, search.space.occurrence.shape[1])
         mask = on[:, None] & (of >= 0) & np.take_along_axis(mask, np.maximum(of, 0), axis=1)
         bonus = np.float32(_HELD) * mask[:, None]
         logits = np.where(on[:, None, None], self._last, self._start) + bonus
@@ -140,13 +160,6 @@ class _Learning:
         # What a prompt gets does not depend on the others of its batch.
         self._last = np.where(use[:, None, None], fetch(after) - bonus, self._last)
         return Choice(*(fetch(part)[:, 0] for part in self._narrow.widened(found)))
-
-
-def _mask(members: np.ndarray, count: int) -> np.ndarray:
-    """Return which of `count` candidates circuits [B, K] hold."""
-    mask = np.zeros((len(members), count + 1), bool)
-    np.put_along_axis(mask, np.where(members >= 0, members, count), True, axis=1)
-    return mask[:, :count]
 
 
 @program("chunk")

@@ -66,7 +66,7 @@ def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
             circuit, gain = jax.tree.map(lambda each: each[0], measure(space, members[None]))
             held = is_member(members, gain.shape[0])
             free = jnp.where(held, -jnp.inf, gain)
-            chosen = held | additions(free, end - held.sum(), ENOUGH * circuit.kl)
+            chosen = held | additions(free, end - held.sum(), ENOUGH * circuit.kl, most)
             return largest_members(jnp.where(chosen, gain, -jnp.inf), end, most), (circuit, gain)
 
         nothing = jnp.full(most, PADDING, jnp.int32)
@@ -78,26 +78,34 @@ def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
 
 
 def additions(
-    gain: Float[Array, " P"], count: Int[Array, ""], enough: Float[Array, ""]
+    gain: Float[Array, " P"], count: Int[Array, ""], enough: Float[Array, ""], most: int
 ) -> Bool[Array, " P"]:
-    """Return which `count` candidates to add: those of the largest gains (signed). Where these sum
-    to more than `enough`, only so many of the largest, and of the lowest instead, that all do not.
-    A gain of -inf is no candidate."""
-    up, at_up = jax.lax.top_k(jnp.maximum(gain, 0.0), len(gain))
-    down, at_down = jax.lax.top_k(jnp.where(gain > -jnp.inf, -gain, -jnp.inf), len(gain))
-    ups, downs = (gain > 0).sum(), ((gain <= 0) & (gain > -jnp.inf)).sum()
+    """Return which `count` candidates, at most `most`, to add: those of the largest gains (signed).
+    Where these sum to more than `enough`, only so many of the largest, and of the lowest instead,
+    that all do not. A gain of -inf is no candidate."""
+    most = min(most, len(gain))
+    rises, falls = gain > 0, (gain <= 0) & (gain > -jnp.inf)
+    ups, downs = rises.sum(), falls.sum()
     count = jnp.minimum(count, ups + downs)
-    raised, lowered = _sums(up), _sums(jnp.maximum(down, 0.0))
-    # The sum rises with the number of gains above 0.
-    rising = jnp.arange(len(gain) + 1)
-    fits = (raised - lowered[jnp.maximum(count - rising, 0)] <= enough) & (rising <= count)
+    up, at_up = jax.lax.top_k(jnp.where(rises, gain, 0.0), most)
+    raised = _sums(up)
     all_fit = raised[jnp.minimum(count, ups)] <= enough
+    # What does not rise: from the largest gain down, of equal ones the last first; or from the
+    # lowest up. Never the whole order: sorting takes long to compile and to run.
+    down_from_top = jnp.where(falls, gain, -jnp.inf)[::-1]
+    up_from_least = jnp.where(gain > -jnp.inf, -gain, -jnp.inf)
+    down, at_down = jax.lax.top_k(jnp.where(all_fit, down_from_top, up_from_least), most)
+    at_down = jnp.where(all_fit, len(gain) - 1 - at_down, at_down)
+    lowered = _sums(jnp.maximum(down, 0.0))
+    # The sum rises with the number of gains above 0.
+    rising = jnp.arange(most + 1)
+    fits = (raised - lowered[jnp.maximum(count - rising, 0)] <= enough) & (rising <= count)
     rising = jnp.clip(fits.sum() - 1, jnp.maximum(count - downs, 0), jnp.minimum(count, ups))
     rising = jnp.where(all_fit, jnp.minimum(count, ups), rising)
-    rank, falling = jnp.arange(len(gain)), count - rising
-    first = jnp.where(all_fit, downs - falling, 0)
-    fall = (rank >= first) & (rank < first + falling)
-    return jnp.zeros(gain.shape, bool).at[at_up].set(rank < rising).at[at_down].max(fall)
+    rank = jnp.arange(most)
+    chosen = jnp.concatenate([rank < rising, rank < count - rising])
+    at = jnp.concatenate([at_up, at_down])
+    return jnp.zeros(gain.shape, bool).at[at].max(chosen)
 
 
 def _sums(values: Float[Array, " P"]) -> Float[Array, " P+1"]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -34,10 +35,16 @@ class _State(NamedTuple):
     best: Circuits
 
 
-def warm_logits(mask: Float[Array, "S P"], score: Float[Array, " P"]) -> Float[Array, "S P"]:
-    """Return logits whose K largest are a circuit's members; others start by their score."""
-    positive = jnp.where(jnp.isfinite(score), jnp.maximum(score, 0.0), 0.0)
-    return 0.5 * positive / (positive.max() + _TINY) + 0.6 * mask
+def warm_logits(
+    mask: Float[np.ndarray, "B S P"], score: Float[np.ndarray, "B P"]
+) -> Float[np.ndarray, "B S P"]:
+    """Return logits whose K largest are a circuit's members; others start by their score.
+
+    On the host: nothing is compiled for it.
+    """
+    positive = np.where(np.isfinite(score), np.maximum(score, 0), 0)
+    start = 0.5 * positive / (positive.max(axis=1, keepdims=True) + _TINY)
+    return (start[:, None] + 0.6 * mask).astype(np.float32)
 
 
 def optimiser(steps: int) -> optax.GradientTransformation:

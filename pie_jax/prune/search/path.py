@@ -81,7 +81,7 @@ def _path(
 
         def grown(mask: Array, score: Array, end: Array, kl: Array) -> Array:
             free = jnp.where(valid & (mask == 0), score, -jnp.inf)
-            new = additions(free, end - (mask > 0).sum(), ENOUGH * kl)
+            new = additions(free, end - (mask > 0).sum(), ENOUGH * kl, len(free))
             return jnp.maximum(mask, new.astype(mask.dtype))
 
         def stage(mask: Array, end: Array) -> tuple[Array, NestedPath]:

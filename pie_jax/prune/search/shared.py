@@ -8,16 +8,17 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pie_jax.devices.mesh import fetch, mesh_of
+from pie_jax.devices.programs import program
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.selection import PADDING, Selection, pad
-from pie_jax.prune.search.circuits import Circuits, is_member
+from pie_jax.prune.search.circuits import Circuits, member_mask
 from pie_jax.prune.search.exchange import BEST, WEAKEST, exchange
 from pie_jax.prune.search.grow import grow, stage_ends
 from pie_jax.prune.search.learn import learn, warm_logits
-from pie_jax.prune.search.space import Space, search_space, side_by_side
+from pie_jax.prune.search.space import Space, search_space, side_by_side, with_complement
 
 # Candidates, of the most worth, that learning from worth chooses from; at least so many a member.
 LEARNED, LEARNED_EACH = 512, 4
@@ -41,9 +42,11 @@ class Search:
         if from_gains:
             self._compile_learning()
         ends = stage_ends(budgets, self.options.stages, least)
-        path = grow(self.space, jnp.asarray(ends), max(budgets), side_by_side(inputs, 1))
+        growing = with_complement(inputs, self.space)
+        runs = 1 if growing.complement is None else 2
+        path = grow(growing, jnp.asarray(ends), max(budgets), side_by_side(inputs, runs))
         at = np.array([ends.index(budget) for budget in budgets])
-        self.grown: Circuits = jax.tree.map(lambda each: each[:, at], path.circuits)
+        self.grown: Circuits = _at_stages(path.circuits, at)
         # What a candidate is worth on the whole way.
         self.null, self.worth = path.null, path.worth
 
@@ -73,18 +76,9 @@ class Search:
     def learned_from_grown(self) -> Circuits:
         """Return circuits learned from the grown ones."""
         count = self.space.occurrence.shape[1]
-        start = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(self.grown.members)
-        return self._learned(self.space, start.astype(jnp.float32), self.worth, self.budgets)
-
-    def _learned(
-        self,
-        space: Space,
-        start: Float[Array, "B S P"],
-        worth: Float[Array, "B P"],
-        budgets: tuple[int, ...],
-    ) -> Circuits:
-        logits = jax.vmap(warm_logits)(start, worth)
-        return learn(space, logits, *self.settings(budgets))[0]
+        start = np.stack([member_mask(one, count) for one in fetch(self.grown.members)])
+        logits = self.inputs.put(warm_logits(start.astype(np.float32), fetch(self.worth)))
+        return learn(self.space, logits, *self.settings(self.budgets))[0]
 
     def of_candidates(self, score: Float[np.ndarray, "B N"]) -> Float[np.ndarray, "B P"]:
         """Return the scores of candidates, from those of all occurrences; 0 for padding."""
@@ -112,6 +106,12 @@ class Search:
             to_selection(self.inputs, self.space, members[:, s], gain[:, s], budget)
             for s, budget in enumerate(self.budgets)
         ]
+
+
+@program()
+def _at_stages(circuits: Circuits, at: Int[Array, " S"]) -> Circuits:
+    """Return the circuits after some stages of a path."""
+    return jax.tree.map(lambda each: each[:, at], circuits)
 
 
 def to_selection(

@@ -36,7 +36,9 @@ from pie_jax.prune.search.clean_run import (
 )
 
 TILE = 16
-_LEAST_TILES = 32
+# As many as 512 candidates fill at up to 16 places: prompts with short windows share one size, with
+# each other and with what learning narrows them to.
+_LEAST_TILES = 48
 # Positions of prompts side by side that make a matrix product fast.
 _LEAST_ROWS = 64
 # Points of the path from nothing to everything by which candidates are chosen.
@@ -164,14 +166,17 @@ def search_space(inputs: BatchEvaluator, most: int) -> Space:
     if live.sum(axis=1).max(initial=0) > most:
         live = highest(fetch(_path_scores(problem, window, inputs.total)), live, most)
     index, of_tile = tiles(live, place)
-    space = _gather(problem, window, inputs.total, inputs.put(index), inputs.put(of_tile), width)
+    return _gather(problem, window, inputs.total, inputs.put(index), inputs.put(of_tile), width)
+
+
+def with_complement(inputs: BatchEvaluator, space: Space) -> Space:
+    """Return a space in which the complement counts, if it has a weight in the options."""
     weight = inputs.options.search.complement
     if weight == 0:
         return space
-    null = _null(problem, window, inputs.total)
-    return space._replace(
-        complement=Complement(null, inputs.put(np.full(len(inputs.rows), weight, np.float32)))
-    )
+    null = _null(space, side_by_side(inputs, 1))
+    weights = inputs.put(np.full(len(inputs.rows), weight, np.float32))
+    return space._replace(complement=Complement(null, weights))
 
 
 def _places(problem: Problem) -> tuple[Int[np.ndarray, "B N"], int]:
@@ -225,16 +230,14 @@ def _windows(problem: Problem) -> CleanRun:
     return over_prompts(open_window, problem)
 
 
-@program()
-def _null(
-    problem: Problem, window: CleanRun, total: Float[Array, "B M L W D"]
-) -> Float[Array, "B M V"]:
+@program("chunk")
+def _null(space: Space, chunk: int) -> Float[Array, "B M V"]:
     """Return the log-probabilities with everything removed."""
 
-    def one(problem: Problem, window: CleanRun, total: Array) -> Array:
-        return jax.vmap(lambda each: window_predicted(problem.model, window, -each))(total)
+    def one(space: Space) -> Array:
+        return jax.vmap(partial(window_predicted, space.model, space.window))(-space.total)
 
-    return over_prompts(one, problem, window, total)
+    return map_prompts(one, chunk, space)
 
 
 @program()
@@ -295,7 +298,6 @@ def side_by_side(inputs: BatchEvaluator, circuits: int) -> int:
     prompts that their positions share it.
     """
     batch, config = len(inputs.rows), inputs.problem.model.config
-    circuits *= 1 if inputs.options.search.complement == 0 else 2
     fit = batch * inputs.side_by_side() // (KEPT_BY_GRADIENT * circuits)
     weights = 4 * config.num_layers * config.d_model * (3 * config.d_mlp + 2 * config.d_model)
     if weights > inputs.options.bytes_at_once():

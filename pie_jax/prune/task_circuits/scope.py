@@ -80,8 +80,6 @@ def _check(run: Run, source: str) -> None:
         )
     if run.options.search.exchanges:
         raise InputError("search.exchanges: --scope task makes none; set it to 0.")
-    if run.options.search.complement:
-        raise InputError("search.complement: --scope task weighs circuits alone; set it to 0.")
 
 
 class _Work:

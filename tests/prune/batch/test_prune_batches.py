@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pie_jax.devices.shapes import bucket, coarse, length_class, multiple, window_class
+from pie_jax.prune.batch.occurrences import occurrences_class
 from pie_jax.prune.batch.pairs import PairBatch, batches
 from pie_jax.tasks import EncodedPair
 
@@ -46,6 +47,18 @@ def test_lengths_and_windows_are_few():
     assert sorted({window_class(size, 128) for size in range(129)}) == windows
     assert {window_class(size, 44) for size in range(45)} == {8, 12, 20, 32, 44}
     assert length_class(129) == window_class(129, 1000) == 192
+
+
+def test_prompts_of_a_length_class_have_one_number_of_occurrences():
+    """The demo's prompts have 72 to 98 occurrences a token, the least and the most of 24 IOI
+    prompts of 9 to 64 tokens: short and long ones of a class meet the same programs."""
+    for shortest, longest in ((9, 20), (21, 44), (45, 64)):
+        length = length_class(longest)
+        assert length_class(shortest) == length
+        few, many = 72 * shortest, 98 * longest
+        assert occurrences_class(few, length) == occurrences_class(many, length) >= many
+    # One more than fits gets four times the room; nothing is dropped.
+    assert occurrences_class(20 * 128 + 1, 20) == 20 * 512
 
 
 @given(st.integers(1, 300), st.integers(1, 300))

@@ -105,7 +105,6 @@ def test_shrunk_circuits_behave_better_than_random_ones(case: Case):
         ({"objective": "loss"}, "search.objective"),
         ({"rule": "none"}, "search.rule"),
         ({"start": "everything", "exchanges": 1}, "search.exchanges"),
-        ({"start": "everything", "complement": 1.0}, "search.complement"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict, name: str):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prune_helpers import (
     SlowPrompt,
     prepare,
@@ -27,13 +28,13 @@ from pie_jax.prune.methods import METHODS, run_method
 from pie_jax.prune.options import PruneOptions, SearchOptions
 from pie_jax.prune.search import climb as climbing
 from pie_jax.prune.search import shared as searches
-from pie_jax.prune.search.circuits import Circuits, is_member
+from pie_jax.prune.search.circuits import Circuits, member_mask
 from pie_jax.prune.search.climb import SOLVED, climb
 from pie_jax.prune.search.exchange import exchange
 from pie_jax.prune.search.learn import learn, warm_logits
 from pie_jax.prune.search.narrow import narrowed
 from pie_jax.prune.search.shared import LEARNED, LEARNED_EACH, Search
-from pie_jax.prune.search.space import TILE, search_space
+from pie_jax.prune.search.space import TILE, search_space, with_complement, tiles
 
 __all__ = ["case"]
 
@@ -73,6 +74,19 @@ def test_a_tile_holds_candidates_of_one_position(case: Case):
             assert set(position[prompt][tile[tile >= 0]].tolist()) <= {at}
 
 
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=16))
+def test_candidates_of_a_short_window_have_one_size(counts: list[int]):
+    """However many there are at each place, as long as learning takes all of them; what narrowing
+    leaves of more has it too, so that learning is compiled once."""
+    place = np.repeat(np.arange(len(counts)), counts)[None]
+    few = np.arange(place.shape[1])[None] < LEARNED
+    index, where = tiles(few, place)
+    assert where.shape == (1, 48)
+    assert index[index >= 0].tolist() == np.flatnonzero(few).tolist()
+    for tile, at in zip(index.reshape(48, TILE), where[0], strict=True):
+        assert set(place[0][tile[tile >= 0]].tolist()) <= {at}
+
+
 def test_gain_is_the_slope_of_minus_kl_at_the_circuit(case: Case):
     step = 1e-2
     for prompt in range(case.prompts):
@@ -91,7 +105,7 @@ def test_a_complement_counts_by_its_kl_to_nothing_kept(case: Case):
     inputs = BatchEvaluator(
         case.inputs.problem, case.inputs.prompts, case.inputs.occurrences, case.inputs.rows, options
     )
-    both = replace(case, inputs=inputs, space=search_space(inputs, 4096))
+    both = replace(case, inputs=inputs, space=with_complement(inputs, case.space))
     for prompt in range(case.prompts):
         members = draw(case, prompt, 3)
         slow = SlowPrompt(case.inputs, case.transcoder, prompt)
@@ -117,9 +131,9 @@ def test_fewer_candidates_are_the_best_on_the_path_from_nothing(case: Case):
 
 def learned(case: Case, start: np.ndarray, steps: int = 10) -> Circuits:
     count = case.space.occurrence.shape[1]
-    worth = jnp.zeros((case.prompts, count))
-    mask = jax.vmap(jax.vmap(lambda members: is_member(members, count)))(jnp.asarray(start))
-    logits = jax.vmap(warm_logits)(mask.astype(jnp.float32), worth)
+    worth = np.zeros((case.prompts, count), np.float32)
+    mask = np.stack([member_mask(members, count) for members in start]).astype(np.float32)
+    logits = jnp.asarray(warm_logits(mask, worth))
     rate = jnp.full(case.prompts, 0.1)
     return learn(case.space, logits, jnp.asarray(BUDGETS), rate, MOST, steps, 1)[0]
 

@@ -56,15 +56,25 @@ def added(gain: np.ndarray, count: int, enough: float) -> list[float]:
 
 def test_additions_lower_kl_no_further_than_to_nothing():
     """Against a slow version; of 9 candidates, some are padding, some have no gain."""
-    random, compiled = np.random.default_rng(0), jax.jit(additions)
+    random, compiled = np.random.default_rng(0), jax.jit(additions, static_argnames="most")
     for draw in range(200):
         gain = random.normal(size=9).astype(np.float32)
         gain = np.abs(gain) * (-1) ** draw if draw % 3 == 0 else gain
         gain[random.random(9) < 0.2] = -np.inf
         gain[random.random(9) < 0.1] = 0.0
         count, enough = int(random.integers(0, 11)), float(random.exponential(2.0))
-        mask = np.asarray(compiled(jnp.asarray(gain), jnp.int32(count), jnp.float32(enough)))
+        # No more can be asked for than `most`; it may be more than there are.
+        most = 4 if draw % 2 else 12
+        count = min(count, most)
+        mask = np.asarray(compiled(gain, jnp.int32(count), jnp.float32(enough), most=most))
         assert sorted(gain[mask].tolist()) == added(gain, count, enough)
+
+
+def test_of_equal_gains_the_first_rise_and_the_last_fall_unless_kl_would_fall_below_nothing():
+    gain = jnp.asarray([1.0, 0.0, 1.0, -1.0, 0.0, -1.0])
+    for count, enough, chosen in ((1, 9.0, [0]), (3, 9.0, [0, 2, 4]), (2, 0.5, [0, 3])):
+        mask = additions(gain, jnp.int32(count), jnp.float32(enough), most=3)
+        assert np.flatnonzero(mask).tolist() == chosen
 
 
 def test_the_largest_are_signed_and_never_padding():

@@ -289,5 +289,3 @@ def test_what_cannot_be_is_refused(case):
         )
     options = replace(OPTIONS, search=SearchOptions(exchanges=1))
     refuses(lambda: pie_jax.prune_task(*case, PAIRS, options), "search.exchanges")
-    options = replace(OPTIONS, search=SearchOptions(complement=0.5))
-    refuses(lambda: pie_jax.prune_task(*case, PAIRS, options), "search.complement")

@@ -117,7 +117,7 @@ class TaskSearch:
     def _learn(self, use: np.ndarray, path: _Path, *, warm: bool) -> np.ndarray:
         """Return the best circuits [F, S, U] seen on the way, as `learn` does for one prompt."""
         start = path.grown if warm else np.zeros_like(path.grown)
-        logits = jax.vmap(warm_logits)(jnp.asarray(start), jnp.asarray(path.worth))
+        logits = jnp.asarray(warm_logits(start, path.worth))
         moves = optimiser(self._options.steps)
         state, stale = moves.init(logits), 0
         best, least = np.zeros_like(start), np.full(start.shape[:2], np.inf, np.float32)
