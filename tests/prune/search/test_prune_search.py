@@ -34,7 +34,7 @@ from pie_jax.prune.search.exchange import exchange
 from pie_jax.prune.search.learn import learn, warm_logits
 from pie_jax.prune.search.narrow import narrowed
 from pie_jax.prune.search.shared import LEARNED, LEARNED_EACH, Search
-from pie_jax.prune.search.space import TILE, search_space, with_complement, tiles
+from pie_jax.prune.search.space import TILE, search_space, tiles, with_complement
 
 __all__ = ["case"]
 
@@ -205,6 +205,12 @@ def test_an_exchange_is_the_best_of_those_tried(case: Case):
     assert float(found.kl[0, 0]) == pytest.approx(expected, abs=TOLERANCE)
 
 
+def grown_kl(case: Case, search: Search) -> np.ndarray:
+    """Return the KL of the grown circuits alone: while they grew, the complement's counted too."""
+    members = search.grown.members
+    return np.stack([case.kls(p, listed(members[p])) for p in range(case.prompts)])
+
+
 @pytest.mark.parametrize(("most", "each"), [(LEARNED, LEARNED_EACH), (24, 1), (1, 2)])
 def test_auto_is_grown_and_learned_where_that_is_better(
     case: Case, monkeypatch: pytest.MonkeyPatch, most: int, each: int
@@ -216,8 +222,8 @@ def test_auto_is_grown_and_learned_where_that_is_better(
     inputs = case.inputs
     search = Search(inputs, BUDGETS, least=min(BUDGETS))
     auto = climb(search)
-    grown, kl = np.asarray(search.grown.kl), np.asarray(auto.kl)
-    assert (kl <= grown).all()
+    grown, kl = grown_kl(case, search), np.asarray(auto.kl)
+    assert (kl <= grown + TOLERANCE).all()
     assert (kl < grown - 1e-3).any()
     for prompt in range(case.prompts):
         circuits = listed(auto.members[prompt])
@@ -230,7 +236,7 @@ def test_a_solved_circuit_is_left_as_it_is(case: Case, monkeypatch: pytest.Monke
     search = Search(case.inputs, BUDGETS, least=min(BUDGETS))
     auto = climb(search)
     same = (np.asarray(auto.members) == np.asarray(search.grown.members)).all(axis=-1)
-    assert (same | (np.asarray(auto.kl) < np.asarray(search.grown.kl))).all()
+    assert (same | (np.asarray(auto.kl) < grown_kl(case, search))).all()
 
 
 def test_a_larger_circuit_is_no_worse_than_the_smaller_one_completed(case: Case):
@@ -344,8 +350,9 @@ def test_searches_average_over_corruptions(tmp_path, name: str):
         run_method(METHODS[name], prepare(model, transcoder, rows, PruneOptions()), (5,))
         for rows in (pairs, twice)
     )
-    np.testing.assert_array_equal(one.kept, two.kept)
-    np.testing.assert_allclose(one.score, two.score, atol=1e-5, rtol=1e-4)
+    # In any order: two gains may be equal but for their last bits.
+    np.testing.assert_array_equal(np.sort(one.kept), np.sort(two.kept))
+    np.testing.assert_allclose(np.sort(one.score), np.sort(two.score), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
