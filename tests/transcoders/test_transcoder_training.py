@@ -139,18 +139,13 @@ def test_report_is_what_the_written_transcoder_does(
 
 def test_explains_the_mlps_at_the_l0_asked_for(model, corpus, tmp_path):
     options = replace(OPTIONS, steps=300, checkpoint_every=300, dead_after=25, heldout=80)
+    options = replace(options, l0=(2.0, 4.0, 5.0))  # one a layer
     report = train_clt(model, [corpus], tmp_path / "clt", options)
-    assert report.mean_l0 == pytest.approx(4.0, rel=0.06)
+    np.testing.assert_allclose(report.heldout.l0, options.l0, rtol=0.1)
     assert min(report.heldout.explained_variance) > 0.5
     assert max(report.heldout.dead_share) < 0.3
-
-
-def test_l0_of_each_layer_is_steered_to(model, corpus, tmp_path):
-    options = replace(OPTIONS, l0=(2.0, 6.0, 4.0), steps=300, checkpoint_every=300, dead_after=25)
-    report = train_clt(model, [corpus], tmp_path / "clt", options)
-    np.testing.assert_allclose(report.heldout.l0, options.l0, rtol=0.15)
-    # Read back, it is the same training.
-    assert train_clt(model, [corpus], tmp_path / "clt", options) == report
+    # Asked for again, it is the same training, though JSON knows no tuples.
+    assert train_clt(model, [corpus], tmp_path / "clt", options).heldout == report.heldout
 
 
 def test_an_l0_a_layer_needs_one_of_every_layer(model, corpus, tmp_path):
