@@ -194,6 +194,10 @@ def test_steered_activations_reach_their_l0(model, corpus, tmp_path, activation)
         ({"refit": 2}, "`refit` must be 0, or `kind` per-layer"),
         ({"activation": "topk"}, "`activation` must be jumprelu or relu, or `kind` per-layer"),
         ({"activation": "topk", "kind": "per-layer", "l0": 3.5}, "`l0` must be a whole number"),
+        (
+            {"activation": "topk", "kind": "per-layer", "l0": (3.0, 3.0)},
+            "`l0` must be a whole number",
+        ),
         ({"activation": "gelu"}, "`activation` must be one of jumprelu, relu, topk"),
         ({"kind": "both"}, "`kind` must be one of cross-layer, per-layer"),
     ],
@@ -210,6 +214,7 @@ def test_options_that_do_not_go_together(change: dict[str, Any], named: str):
         (("--k", "4"), "--activation jumprelu needs --l0, and no --k"),
         ((), "--activation jumprelu needs --l0"),
         (("--k", "4", "--l0", "3"), "needs --l0, and no --k"),
+        (("--l0", "4,,4"), "--l0: `4,,4` is no number, nor numbers like 4,8,15."),
     ],
 )
 def test_the_command_asks_for_k_or_l0(

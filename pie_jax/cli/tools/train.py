@@ -24,7 +24,8 @@ def train_clt(
     out: Annotated[Path, typer.Option(help="Folder for the transcoder; resumes if interrupted.")],
     features: Annotated[int, typer.Option(help="Features a layer.")],
     l0: Annotated[
-        float | None, typer.Option(help="Active features wanted per layer and token.")
+        str | None,
+        typer.Option(help="Active features wanted per layer and token: a number, or one a layer."),
     ] = None,
     k: Annotated[
         int | None, typer.Option("--k", help="Active features of a TopK, in place of --l0.")
@@ -51,6 +52,7 @@ def train_clt(
 
     \b
     pie-jax train-clt --model demo --corpus text.jsonl --features 1024 --l0 13 --out clt
+    pie-jax train-clt --corpus text.jsonl --features 1024 --l0 4,8,15,15,15,15 --out clt
     pie-jax train-clt --kind per-layer --skip --activation topk --k 16 \\
         --model demo --corpus text.jsonl --features 1024 --out transcoders
     """
@@ -81,14 +83,19 @@ def train_clt(
     Output().say(f"transcoder: {out} ({report.steps} steps, {report.seconds:.0f} s)")
 
 
-def _active(l0: float | None, k: int | None, activation: str) -> float:
-    """Return how many features are to be active: --k of a TopK, --l0 of others."""
+def _active(l0: str | None, k: int | None, activation: str) -> float | tuple[float, ...]:
+    """Return how many features are to be active: --k of a TopK, --l0 of others, which may be one
+    number a layer."""
     wanted, other = ("--k", "--l0") if activation == "topk" else ("--l0", "--k")
     given = {"--l0": l0, "--k": k}
     value = given[wanted]
     if value is None or given[other] is not None:
         raise InputError(f"--activation {activation} needs {wanted}, and no {other}.")
-    return float(value)
+    try:
+        wanted_l0 = tuple(float(part) for part in str(value).split(","))
+    except ValueError as error:
+        raise InputError(f"{wanted}: `{value}` is no number, nor numbers like 4,8,15.") from error
+    return wanted_l0 if len(wanted_l0) > 1 else wanted_l0[0]
 
 
 def _state(now: dict[str, float]) -> str:

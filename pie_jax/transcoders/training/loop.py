@@ -73,7 +73,7 @@ class Trainer:
             state = _revive(
                 self._transformer, scales, feed, state, key, options.dead_after, options.form
             )
-        l0, rate = np.float32(options.target_l0(step)), np.float32(options.rate(step))
+        l0, rate = options.target_l0(step), np.float32(options.rate(step))
         state, metrics = _update(self._transformer, scales, feed, state, l0, rate, options.form)
         return state, metrics, counted
 
@@ -85,9 +85,14 @@ class Trainer:
         return Reached(state, scales, tokens=0, seconds=0.0)
 
 
-@partial(jax.jit, static_argnames=("features", "l0", "form"))
+@partial(jax.jit, static_argnames=("features", "form"))
 def _first(
-    transformer: Transformer, feed: Feed, key: PRNGKeyArray, features: int, l0: float, form: Form
+    transformer: Transformer,
+    feed: Feed,
+    key: PRNGKeyArray,
+    features: int,
+    l0: Float[Array, "..."],
+    form: Form,
 ) -> tuple[TrainState, Scales]:
     streamed = stream(transformer, feed)
     scales = measure_scales(*streamed)
@@ -101,7 +106,7 @@ def _update(
     scales: Scales,
     feed: Feed,
     state: TrainState,
-    l0: Float[Array, ""],
+    l0: Float[Array, "..."],
     learning_rate: Float[Array, ""],
     form: Form,
 ) -> tuple[TrainState, Metrics]:

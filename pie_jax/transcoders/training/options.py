@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
+
+import numpy as np
 
 from pie_jax.errors import InputError
 from pie_jax.transcoders.training.state import Form, TrainedActivation
@@ -22,7 +25,8 @@ _REVIVE_SHARE = 0.8  # of the steps; a feature needs the rest to settle
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """`features` a layer, `l0` active ones per layer and token; a batch is `batch` windows.
+    """`features` a layer, `l0` active ones per token, one number or one a layer; a batch is `batch`
+    windows.
 
     `kind`: a feature writes to its own layer and all after it, or to its own alone. `activation`
     `topk` keeps exactly `l0`, and is for per-layer ones, as is `skip`, an affine map from what a
@@ -34,7 +38,7 @@ class TrainOptions:
     """
 
     features: int
-    l0: float
+    l0: float | Sequence[float]
     steps: int = 1500
     batch: int = 14
     window: int = 72
@@ -53,7 +57,9 @@ class TrainOptions:
         for name in whole:
             require(getattr(self, name) >= 1, name, "at least 1")
         require(self.window >= 2, "window", "at least 2, for BOS and a token")
-        require(0 < self.l0 <= self.features / 2, "l0", "above 0 and at most half of the features")
+        wanted = np.asarray(self.l0)
+        within = bool(np.all((wanted > 0) & (wanted <= self.features / 2)))
+        require(within, "l0", "above 0 and at most half of the features")
         require(self.learning_rate > 0, "learning_rate", "above 0")
         require(self.seed >= 0, "seed", "at least 0")
         _require_one_of("kind", self.kind, _KINDS)
@@ -64,23 +70,32 @@ class TrainOptions:
         require(per_layer or not top, "activation", "jumprelu or relu, or `kind` per-layer")
         require(self.refit >= 0, "refit", "at least 0")
         require(per_layer or not self.refit, "refit", "0, or `kind` per-layer")
-        require(not top or self.l0 == int(self.l0), "l0", "a whole number, the k of a TopK")
+        whole_l0 = wanted.ndim == 0 and float(wanted).is_integer()
+        require(not top or whole_l0, "l0", "a whole number, the k of a TopK")
 
     @property
     def form(self) -> Form:
         """Return what is trained."""
-        k = int(self.l0) if self.activation == "topk" else None
+        k = int(np.asarray(self.l0)) if self.activation == "topk" else None
         activation = cast(TrainedActivation, self.activation)
         return Form(activation, self.kind == "cross-layer", self.skip, k)
 
-    def target_l0(self, step: int) -> float:
-        """Return the L0 that a step steers to: high first, when features have yet to differ; a
-        TopK has its own from the start."""
+    def require_layers(self, layers: int) -> None:
+        """Raise `InputError` where there is not one `l0`, nor one for each of a model's layers."""
+        given = np.shape(self.l0)
+        expected = f"one number, or one for each of the model's {layers} layers"
+        require(given in ((), (layers,)), "l0", f"{expected}, not {sum(given)}")
+
+    def target_l0(self, step: int) -> np.ndarray:
+        """Return the L0 that a step steers to, [] or [L]: high first, when features have yet to
+        differ; a TopK has its own from the start."""
+        asked = np.asarray(self.l0, np.float64)
         if self.activation == "topk":
-            return self.l0
-        first = min(_FIRST_L0 * self.l0, self.features / 2)
-        goal = _L0_MARGIN * self.l0
-        return first * (goal / first) ** min(1.0, step / (_L0_SHARE * self.steps))
+            return asked.astype(np.float32)
+        first = np.minimum(_FIRST_L0 * asked, self.features / 2)
+        goal = _L0_MARGIN * asked
+        fallen = first * (goal / first) ** min(1.0, step / (_L0_SHARE * self.steps))
+        return np.asarray(fallen, np.float32)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: a short rise, a plateau, a fall to 0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
 from pie_jax.transcoders.training.state import (
     CLT,
@@ -30,10 +30,12 @@ _APART = 0.3
 
 
 def first_state(
-    features: int, batch: Batch, l0: float, key: PRNGKeyArray, form: Form = CLT
+    features: int, batch: Batch, l0: ArrayLike, key: PRNGKeyArray, form: Form = CLT
 ) -> TrainState:
-    """Place every feature at a token of `batch` and set the threshold that leaves `l0` active."""
+    """Place every feature at a token of `batch` and set the thresholds that leave `l0` active, one
+    number or one a layer [L]."""
     layers, _, width = batch.inputs.shape
+    wanted = jnp.broadcast_to(jnp.asarray(l0, jnp.float32), (layers,))
     targets = [form.targets(layers, layer) for layer in range(layers)]
     weights = Weights(
         jnp.zeros((layers, features, width)),
@@ -49,18 +51,19 @@ def first_state(
             jax.tree.map(jnp.zeros_like, weights),
             jax.tree.map(jnp.zeros_like, weights),
         ),
-        # Writes that add up to about the target, as `l0` features of every layer before it are on.
-        jnp.full((layers,), -jnp.log(_CLEARANCE * l0 * form.writers(layers))),
+        # Writes that add up to about the target, as the features of all layers before it are on.
+        jnp.broadcast_to(-jnp.log(_CLEARANCE * form.writers(wanted)), (layers,)),
         jnp.zeros((layers, features), jnp.int32),
     )
     state = revive(state, batch, jnp.ones((layers, features), bool), key, form)
     if form.activation == "topk":
         return state
     norms = decoder_norms(state.weights)
-    quantile = 1 - l0 / features
     thresholds = [
-        jnp.nanquantile(jnp.where(batch.counts[:, None], pre * norm, jnp.nan), quantile)
-        for pre, norm in zip(preactivations(state.weights, batch.inputs), norms, strict=True)
+        jnp.nanquantile(jnp.where(batch.counts[:, None], pre * norm, jnp.nan), 1 - one / features)
+        for pre, norm, one in zip(
+            preactivations(state.weights, batch.inputs), norms, wanted, strict=True
+        )
     ]
     return state._replace(log_threshold=jnp.log(jnp.maximum(jnp.stack(thresholds), EPSILON)))
 

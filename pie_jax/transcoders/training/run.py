@@ -36,6 +36,7 @@ def train_clt(
     anything but this very training.
     """
     require(options.window <= model.config.max_positions, "window", "within the model's context")
+    options.require_layers(model.config.num_layers)
     files = FileCorpus(corpus)
     store = TrainStore(out, _identify(model, files, options))
     finished = store.finished()

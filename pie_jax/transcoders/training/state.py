@@ -40,9 +40,9 @@ class Form:
         """Return how many layers, from its own on, a feature of `layer` writes to."""
         return layers - layer if self.cross_layer else 1
 
-    def writers(self, layers: int) -> int:
-        """Return the features of how many layers write to one layer, at most."""
-        return layers if self.cross_layer else 1
+    def writers(self, active: Float[Array, " L"]) -> Float[Array, "..."]:
+        """Return how many features write to a layer, at most, if so many of each are active."""
+        return active.sum() if self.cross_layer else active
 
 
 CLT = Form()
