@@ -33,6 +33,8 @@ SOLVED = 0.003
 # Learning goes on where the circuit before has at most so much of the grown one's KL. Then a member
 # of the best circuit so far has so much on top of its logit, and so much is left of the rate.
 _AHEAD, _HELD, _ON = 0.8, 0.3, 0.5
+# What two programs round differently counts as equal.
+_EQUAL = 1e-5
 
 
 class Choice(NamedTuple):
@@ -125,7 +127,7 @@ def _best_of_two(search: Search, best: Choice, tried: list[np.ndarray]) -> Choic
 
 def _better(old: Choice, new: Choice, use: np.ndarray | bool = True) -> Choice:
     """Return for every prompt the circuit of the lower KL; the old one where `use` is not set."""
-    better = use & (new.kl < old.kl)
+    better = use & (new.kl < (1 - _EQUAL) * old.kl)
     row = better[:, None]
     return Choice(
         np.where(row, new.members, old.members),
