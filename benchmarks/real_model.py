@@ -35,7 +35,7 @@ ORDER = (
     chunks.AUTO,
     chunks.CHEAP,
     chunks.SYNERGY,
-    chunks.UNSEEN,
+    *chunks.ALL_UNSEEN,
     chunks.ONCE,
     chunks.GROWN,
     chunks.OTHERS,
@@ -133,8 +133,8 @@ def _work(
     tasks in turn; unseen corruptions, and what takes minutes a prompt, have IOI alone."""
     found = []
     for number, group in enumerate(groups):
-        versions = _UNSEEN_VERSIONS if group is chunks.UNSEEN else 1
-        for task in TASKS[:1] if group in (chunks.UNSEEN, chunks.OTHERS) else TASKS:
+        versions = _UNSEEN_VERSIONS if group in chunks.ALL_UNSEEN else 1
+        for task in TASKS[:1] if group in (*chunks.ALL_UNSEEN, chunks.OTHERS) else TASKS:
             pairs = get_task(task).generate(
                 count, seed=seed, tokenizer=model.tokenizer, n_corruptions=versions
             )

@@ -46,12 +46,16 @@ SYNERGY = Group("synergy", ("fap-synergy",), (10, 25, 50, 100, 200, 400))
 # One budget alone, for what it costs; the first chunk compiles.
 ONCE = Group("synergy at 100", ("fap-synergy",), (100,), pairs=12)
 OTHERS = Group("others", ("staged", "learned", "factp"), (10, 25, 50, 100, 200), size=2, pairs=2)
-UNSEEN = Group(
-    "unseen",
-    ("fap", "fap-synergy", "auto"),
-    (25, 50, 100, 200, 400),
-    settings={"judge_corruptions": "unseen"},
+_UNSEEN: dict[str, Any] = {"judge_corruptions": "unseen"}
+_UNSEEN_SIZES = (25, 50, 100, 200, 400)
+UNSEEN = Group("unseen", ("fap", "fap-synergy"), _UNSEEN_SIZES, settings=_UNSEEN)
+UNSEEN_AUTO = Group("unseen auto", ("auto",), _UNSEEN_SIZES, settings=_UNSEEN)
+# Found on four given versions and on more that are made; the pairs of a chunk give the words.
+MORE = 8
+UNSEEN_MORE = Group(
+    "unseen more", ("auto",), _UNSEEN_SIZES, size=8, settings=_UNSEEN | {"more_corruptions": MORE}
 )
+ALL_UNSEEN = (UNSEEN, UNSEEN_AUTO, UNSEEN_MORE)
 MEASURES = {"completeness": "completeness", "faithfulness": "faithfulness", "kl": "kl_last"}
 
 

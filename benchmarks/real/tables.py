@@ -32,9 +32,11 @@ def figures(out: Path, tasks: Sequence[str], groups: Sequence[chunks.Group]) -> 
     }
     for task in tasks:
         have = {group.name: chunks.joined(out / "prune", task, group) for group in groups}
-        unseen = have.pop(chunks.UNSEEN.name)
-        if unseen is not None:
-            found["unseen"][task] = _measures([unseen])
+        unseen = [have.pop(group.name) for group in chunks.ALL_UNSEEN]
+        if unseen[-1] is not None:
+            unseen[-1] = _renamed(unseen[-1], f"auto, {chunks.MORE} more made")
+        if measured := [one for one in unseen if one is not None]:
+            found["unseen"][task] = _measures(measured)
         random, once = (have.pop(group.name, None) for group in (chunks.GROWN, chunks.ONCE))
         kept = [one for one in have.values() if one is not None]
         if kept:
@@ -42,6 +44,12 @@ def figures(out: Path, tasks: Sequence[str], groups: Sequence[chunks.Group]) -> 
             if once is not None:
                 found["tasks"][task]["CPU seconds a prompt"][chunks.ONCE.name] = once["cpu_seconds"]
     return found
+
+
+def _renamed(found: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the measures of one method under another name."""
+    rows = ("seconds", "against", *chunks.MEASURES)
+    return {**found, **{row: dict.fromkeys([name], *found[row].values()) for row in rows}}
 
 
 def _task(groups: Sequence[dict[str, Any]], random: dict[int, np.ndarray] | None) -> dict[str, Any]:
