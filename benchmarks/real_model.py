@@ -23,6 +23,7 @@ import typer
 import pie_jax
 from benchmarks.parts.machine import PeakAnonymous, describe, write_json
 from benchmarks.real import chunks, explain, tables
+from benchmarks.real import weights as tradeoff
 from benchmarks.real.corpus import write_corpus
 from pie_jax.tasks import get_task
 from pie_jax.terminal import progress_bar, quiet_orbax, use_compile_cache
@@ -142,6 +143,29 @@ def _work(
                 run = partial(chunks.measure_chunk, model, transcoder, pairs[which], group, seed)
                 found.append(((which.start > 0, number, which.start), path, run))
     return [(path, run) for _, path, run in sorted(found, key=lambda one: one[0])]
+
+
+@app.command()
+def weights(
+    model: Model = HUB,
+    out: Folder = _OUT,
+    minutes: Annotated[float, typer.Option(help="After which no chunk is begun.")] = 600,
+    picture: Annotated[Path | None, typer.Option(help="SVG of the trade-off.")] = None,
+    seed: int = 1,
+) -> None:
+    """Find circuits of pairs kept aside under several weights of the complement."""
+    use_compile_cache()
+    transcoder = pie_jax.load_transcoder(out / "transcoder")
+    work = list(
+        _work(pie_jax.load_model(model), transcoder, out / "aside", chunks.WEIGHTS, 8, seed)
+    )
+    deadline = time.monotonic() + 60 * minutes
+    left = chunks.run_chunks(work, deadline, lambda line: print(line, flush=True))
+    print(f"{left} of {len(work)} chunks left", flush=True)
+    found = tradeoff.weights(out / "aside", TASKS)
+    print("\n".join(tradeoff.rows(found)))
+    if picture is not None:
+        tradeoff.draw(found, picture)
 
 
 @app.command(name="explain")

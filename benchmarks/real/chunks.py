@@ -14,6 +14,7 @@ import numpy as np
 import pie_jax
 from benchmarks.parts.machine import write_json
 from pie_jax.models.loader import LanguageModel
+from pie_jax.prune.options import SearchOptions
 from pie_jax.prune.results.compare import occurrence_counts
 from pie_jax.prune.results.measures import by_prompt, shares_against
 from pie_jax.prune.results.tables import PruneResult
@@ -54,6 +55,17 @@ UNSEEN_AUTO = Group("unseen auto", ("auto",), _UNSEEN_SIZES, settings=_UNSEEN)
 MORE = 8
 UNSEEN_MORE = Group(
     "unseen more", ("auto",), _UNSEEN_SIZES, size=8, settings=_UNSEEN | {"more_corruptions": MORE}
+)
+# To choose the complement's weight: on other pairs than those of the tables.
+WEIGHTS = tuple(
+    Group(
+        f"weight {weight:g}",
+        ("auto",),
+        (10, *_UNSEEN_SIZES),
+        pairs=8,
+        settings={"search": SearchOptions(complement=weight)},
+    )
+    for weight in (0.0, 0.03, 0.1, 0.3, 1.0)
 )
 ALL_UNSEEN = (UNSEEN, UNSEEN_AUTO, UNSEEN_MORE)
 MEASURES = {"completeness": "completeness", "faithfulness": "faithfulness", "kl": "kl_last"}
