@@ -135,7 +135,7 @@ def _work(
     found = []
     for number, group in enumerate(groups):
         versions = _UNSEEN_VERSIONS if group in chunks.ALL_UNSEEN else 1
-        for task in TASKS[:1] if group in (*chunks.ALL_UNSEEN, chunks.OTHERS) else TASKS:
+        for task in TASKS[:1] if group in chunks.IOI_ALONE else TASKS:
             pairs = get_task(task).generate(
                 count, seed=seed, tokenizer=model.tokenizer, n_corruptions=versions
             )

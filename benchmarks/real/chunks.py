@@ -68,6 +68,8 @@ WEIGHTS = tuple(
     for weight in (0.0, 0.03, 0.1, 0.3, 1.0)
 )
 ALL_UNSEEN = (UNSEEN, UNSEEN_AUTO, UNSEEN_MORE)
+# What takes minutes a prompt, or several runs of it, on IOI alone.
+IOI_ALONE = (*ALL_UNSEEN, *WEIGHTS, OTHERS)
 MEASURES = {"completeness": "completeness", "faithfulness": "faithfulness", "kl": "kl_last"}
 
 

@@ -64,6 +64,8 @@ def gradient_passes(options: PruneOptions) -> int:
     search, methods = options.search, set(options.methods)
     grown = {"staged", "learned", "auto"} & methods
     stages = len(grown) * len(stage_ends(options.budgets, search.stages))
+    # Of the circuit and of its complement.
+    stages *= 2 if search.complement and search.grows else 1
     # At most: a search stops where nothing gets better.
     steps = len({"learned", "auto"} & methods) * search.steps * len(options.budgets)
     points = options.integrated.points if "integrated-gradients" in methods else 0
