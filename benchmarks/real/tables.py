@@ -32,7 +32,7 @@ def figures(out: Path, tasks: Sequence[str], groups: Sequence[chunks.Group]) -> 
     }
     for task in tasks:
         have = {group.name: chunks.joined(out / "prune", task, group) for group in groups}
-        unseen = [have.pop(group.name) for group in chunks.ALL_UNSEEN]
+        unseen = [have.pop(group.name, None) for group in chunks.ALL_UNSEEN]
         if unseen[-1] is not None:
             unseen[-1] = _renamed(unseen[-1], f"auto, {chunks.MORE} more made")
         if measured := [one for one in unseen if one is not None]:

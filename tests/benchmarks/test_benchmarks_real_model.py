@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-from benchmarks.real import chunks, claims, corpus, tables
+from benchmarks.real import chunks, claims, corpus, tables, weights
 
 GROUPS = (
     chunks.Group("cheap", ("fap", "random"), (10, 100), 2),
@@ -98,7 +98,9 @@ def test_figures_and_tables_hold_what_was_measured(tmp_path: Path):
     # Of the baseline one chunk only.
     work = _chunk_work(tmp_path / "prune", GROUPS[3], [])[:1]
     chunks.run_chunks(work, np.inf, lambda _: None)
-    found = tables.figures(tmp_path, ("ioi", "docstring"), (*GROUPS, chunks.UNSEEN)[:4])
+    more = chunks.UNSEEN_MORE
+    chunks.run_chunks(_chunk_work(tmp_path / "prune", more, []), np.inf, lambda _: None)
+    found = tables.figures(tmp_path, ("ioi", "docstring"), (*GROUPS, more))
     assert found["training"] is None
     assert list(found["tasks"]) == ["ioi"]
     ioi = found["tasks"]["ioi"]
@@ -107,10 +109,21 @@ def test_figures_and_tables_hold_what_was_measured(tmp_path: Path):
     text = "\n".join(tables.markdown(json.loads(json.dumps(found, default=str)) | found))
     assert "| fap-synergy | 0.150 [0.10, 0.20] | 0.015 [0.01, 0.02] | 2 | 2.00 |" in text
     assert "**ioi on unseen corruptions**" in text
+    assert list(found["unseen"]["ioi"]["kl"]) == ["fap", "auto, 8 more made"]
     assert "\nmedian completeness\n" in text
     assert "| fap-synergy | 0.15 | 0.0" in text
     assert ioi["median faithfulness"]["fap"] == {10: None, 100: None}
     assert ioi["CPU seconds a prompt"] == {"fap+random": 1.0, "fap-synergy": 1.0}
+
+
+def test_the_trade_off_of_the_weight_has_a_table_and_a_line_for_each_size(tmp_path: Path):
+    for group in chunks.WEIGHTS[:2]:
+        chunks.run_chunks(_chunk_work(tmp_path / "prune", group, []), np.inf, lambda _: None)
+    found = weights.weights(tmp_path, ("ioi", "docstring"))
+    assert list(found) == ["ioi"]
+    assert list(found["ioi"]) == ["0", "0.03"]
+    assert found["ioi"]["0.03"]["left"][100] == pytest.approx(0.02)
+    assert "| 0.03 | 0.2000, 0.20 | " in "\n".join(weights.rows(found))
 
 
 def test_a_group_may_stop_before_the_last_pairs(tmp_path: Path):
