@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-WIDTH, HEIGHT = 1000, 1460
+WIDTH, HEIGHT = 1000, 1680
 # Kept in sight: the finding, KL against K, one prompt's circuit, the first explained features.
 STYLE = """
 .facts, table.grid, .choose, section > .note, section:nth-of-type(2) { display: none !important }

@@ -47,7 +47,13 @@ def test_a_prompts_graph_is_written_and_told(monkeypatch, tmp_path, capsys):
     nodes, edges = read_tables(tmp_path)
     assert f"{nodes.num_rows}: " in shown
     assert f" {edges.num_rows} " in shown
-    for words in ("replacement score", "feature 0:694 at 5", "3 features removed", "direct"):
+    # Whatever the demo's weights: the strongest feature that its table has.
+    place = {row["node"]: row for row in nodes.to_pylist()}
+    inputs = [row for row in edges.to_pylist() if place[row["target"]]["kind"] == "target"]
+    features = [row for row in inputs if place[row["source"]]["kind"] == "feature"]
+    best = place[max(features, key=lambda row: abs(row["weight"]))["source"]]
+    strongest = f"feature {best['layer']}:{best['feature']} at {best['position']}"
+    for words in ("replacement score", strongest, "3 features removed", "direct"):
         assert words in shown
     assert f"page: {tmp_path / 'graph.html'}" in shown
     assert pq.read_table(tmp_path / "graph_validation.parquet").num_rows == 3

@@ -12,7 +12,7 @@ import pie_jax
 from pie_jax.intervene.changes import Change
 
 PROMPT = "Then, Peter and Joe had a long talk. Afterwards Joe said to"
-CHANGES = ("--change", "2:829@14=off", "--change", "2:813@-1=x0.5")
+CHANGES = ("--change", "5:400@14=off", "--change", "2:240@-1=x0.5")
 
 
 def test_tables_and_json_say_what_intervene_returns(monkeypatch, capsys):
@@ -22,7 +22,7 @@ def test_tables_and_json_say_what_intervene_returns(monkeypatch, capsys):
     assert pie(monkeypatch, *command, "--features", 4, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     model, clt = pie_jax.load_model("demo"), pie_jax.load_transcoder("demo")
-    changes = [Change(2, 829, 14, remove=True), Change(2, 813, -1, scale=0.5)]
+    changes = [Change(5, 400, 14, remove=True), Change(2, 240, -1, scale=0.5)]
     found = pie_jax.intervene(model, clt, PROMPT, changes, freeze="attention", targets=[" Peter"])
     probability = np.exp(found.after - found.after.max())
     (row,) = (row for row in result["next"] if row["token"] == " Peter")
@@ -31,19 +31,18 @@ def test_tables_and_json_say_what_intervene_returns(monkeypatch, capsys):
     assert row["after"] < row["before"]
     assert f"{row['after']:.3f}" in shown
     assert "' Peter'" in shown
-    assert [row["feature"] for row in result["changed"]] == [813, 829]
+    assert [row["feature"] for row in result["changed"]] == [240, 400]
     assert [row["value"] for row in result["changed"]][1] == 0
     assert len(result["features"]) == 4
     assert "14' to'" in shown
 
 
 def test_generation_on_the_command_line(monkeypatch, capsys):
-    command = ("intervene", "--prompt", PROMPT, "--change", "2:813@all=1", "--generate", 12)
+    command = ("intervene", "--prompt", PROMPT, "--change", "5:300@all=8", "--generate", 12)
     assert pie(monkeypatch, *command, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     # As docs/interventions.md shows it.
-    after = " Alex. Alex Scott Scott. Alex Scott Scott Scott Scott Scott"
-    assert result["generated"] == {"before": " Peter.", "after": after}
+    assert result["generated"] == {"before": " Peter.", "after": " Poland."}
     assert pie(monkeypatch, *command) == 0
     assert f"after: {result['generated']['after']!r}" in capsys.readouterr().out
 

@@ -50,8 +50,9 @@ def test_lengths_and_windows_are_few():
 
 
 def test_prompts_of_a_length_class_have_one_number_of_occurrences():
-    """The demo's prompts have 72 to 98 occurrences a token, the least and the most of 24 IOI
-    prompts of 9 to 64 tokens: short and long ones of a class meet the same programs."""
+    """With 15 active features a layer the demo's prompts have 72 to 98 occurrences a token, the
+    least and the most of 24 IOI prompts of 9 to 64 tokens: short and long ones of a class meet the
+    same programs."""
     for shortest, longest in ((9, 20), (21, 44), (45, 64)):
         length = length_class(longest)
         assert length_class(shortest) == length
