@@ -132,13 +132,18 @@ def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "metric"),
+    ("weights", "kind", "metric"),
     [
-        ("late", "logsumexp"),
-        ("several", "logit-diff"),
-        ("early", "logit-diff"),
-        ("zero-features", "logit-diff"),
+        ("gemma", "late", "logsumexp"),
+        ("gemma", "several", "logit-diff"),
+        ("gemma", "early", "logit-diff"),
+        ("gemma", "zero-features", "logit-diff"),
+        ("gpt2", "late", "logsumexp"),
+        ("gpt2", "early", "logit-diff"),
+        ("llama", "several", "logit-diff"),
+        ("llama", "zero-features", "logit-diff"),
     ],
+    indirect=["weights"],
 )
 def test_every_fast_path_equals_the_plain_one(weights, kind: str, metric: str):
     """Scores to 1e-5 of the largest and equal kept sets, for every method; behaviour to 1e-4."""

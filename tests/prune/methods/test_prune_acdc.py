@@ -131,7 +131,6 @@ def slow_select(
     ("low", "high", "bisections"),
     [
         pytest.param(1e-3, 100.0, 7, marks=pytest.mark.slow),
-        pytest.param(3e-3, 100.0, 7, marks=pytest.mark.slow),
         (1e-3, 0.02, 4),
     ],
 )
