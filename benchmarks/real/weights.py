@@ -14,10 +14,9 @@ from benchmarks.real import chunks
 DRAWN = (25, 50, 100, 200)
 
 
-def weights(
-    folder: Path, tasks: Sequence[str]
-) -> dict[str, dict[str, dict[str, dict[int, float]]]]:
-    """Return by task, weight and size the mean KL, and the mean distance of completeness from 0."""
+def weights(folder: Path, tasks: Sequence[str]) -> dict[str, Any]:
+    """Return by task and weight the mean KL and the mean distance of completeness from 0, both by
+    size, and the number of pairs."""
     found: dict[str, Any] = {}
     for task in tasks:
         for group in chunks.WEIGHTS:

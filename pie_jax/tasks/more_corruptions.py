@@ -77,13 +77,16 @@ def _drawn(
     old: set[Word], free: dict[Word, list[Word]], used: set[Word], rng: np.random.Generator
 ) -> dict[Word, Word] | None:
     """Return another word for each, one that no other version has where there is one; of its role,
-    or else of any; None where words are too few."""
+    or else of any; None where words are too few. Of several words, those of a role come back before
+    others are taken: together they are new."""
     new: dict[Word, Word] = {}
     for one in sorted(old):
         anything = sorted(
             {word for role in free.values() for word in role if len(word) == len(one)}
         )
-        for words, avoided in ((free[one], used), (anything, used), (anything, set[Word]())):
+        again = [(free[one], set[Word]())] if len(old) > 1 else []
+        choices = [(free[one], used), *again, (anything, used), (anything, set[Word]())]
+        for words, avoided in choices:
             left = [word for word in words if word not in avoided and word not in new.values()]
             if left:
                 new[one] = left[rng.integers(len(left))]

@@ -116,7 +116,7 @@ def test_figures_and_tables_hold_what_was_measured(tmp_path: Path):
     assert ioi["CPU seconds a prompt"] == {"fap+random": 1.0, "fap-synergy": 1.0}
 
 
-def test_the_trade_off_of_the_weight_has_a_table_and_a_line_for_each_size(tmp_path: Path):
+def test_the_trade_off_of_the_weight_has_a_table(tmp_path: Path):
     for group in chunks.WEIGHTS[:2]:
         chunks.run_chunks(_chunk_work(tmp_path / "prune", group, []), np.inf, lambda _: None)
     found = weights.weights(tmp_path, ("ioi", "docstring"))

@@ -53,12 +53,21 @@ def test_versions_follow_from_the_seed() -> None:
 
 
 def test_versions_kept_aside_stay_last_and_give_no_words() -> None:
-    found = with_more_corruptions(PAIRS, 1, of=1, seed=0)
-    aside = {12, 14, 16}
-    for one, made in zip(PAIRS, found, strict=True):
-        assert (made.corrupted[0], made.corrupted[2]) == one.corrupted
-        own = set(one.clean)
-        assert made.corrupted[1][1] not in aside - {11, 14} - own
+    for seed in range(8):
+        found = with_more_corruptions(PAIRS, 1, of=1, seed=seed)
+        for one, made in zip(PAIRS, found, strict=True):
+            assert (made.corrupted[0], made.corrupted[2]) == one.corrupted
+            # What no other version has, and the pair's own.
+            aside = {12, 16, 24, 26, one.corrupted[1][1], one.corrupted[1][3]}
+            assert not aside & set(made.corrupted[1])
+
+
+def test_words_of_a_role_come_back_in_other_versions_before_those_of_another() -> None:
+    """Four names are left for six versions of the first pair."""
+    found = with_more_corruptions(PAIRS, 6, of=2, seed=0)
+    for made in found:
+        assert len(set(made.corrupted)) == 8
+        assert all(version[1] in NAMES and version[3] in CITIES for version in made.corrupted)
 
 
 def test_words_are_exchanged_for_as_many_tokens() -> None:

@@ -91,7 +91,7 @@ def plan(
         raise InputError("--tokens: follows from --pairs; give one of them.")
     opened = open_names(model, transcoder, dtype)
     if pairs is None:
-        load = load_of_tokens(18 if tokens is None else tokens, active)
+        load = load_of_tokens(18 if tokens is None else tokens, active, settings)
     else:
         load = load_of_pairs(model, read_pairs(pairs), settings, active, str(pairs))
     made = make_plan(opened.shapes, load, settings, device=device, host=host, batch=batch_size)

@@ -136,12 +136,13 @@ def _transcoder_folder(name: str) -> Path | str:
     )
 
 
-def load_of_tokens(tokens: int, active: float) -> Load:
-    """Return a batch of prompts of so many tokens, BOS counted, one corruption each that may change
-    all of them. Raises `InputError` for numbers that mean nothing."""
+def load_of_tokens(tokens: int, active: float, options: PruneOptions) -> Load:
+    """Return a batch of prompts of so many tokens, BOS counted, one corruption each, beside those
+    that the options make more, that may change all of them. Raises `InputError` for numbers that
+    mean nothing."""
     _check(tokens, active)
     length = length_class(tokens)
-    return Load(1, 1, length, tokens, length, active)
+    return Load(1, 1 + options.more_corruptions, length, tokens, length, active)
 
 
 def load_of_pairs(

@@ -170,7 +170,12 @@ def test_real_models_weigh_what_their_config_says(preset: str):
 
 
 REAL = open_names("llama-3.2-1b", "16x32768", "bfloat16").shapes
-PROMPTS = load_of_tokens(18, 64.0)
+PROMPTS = load_of_tokens(18, 64.0, PruneOptions())
+
+
+def test_corruptions_that_are_made_count_beside_the_one_of_a_prompt():
+    more = load_of_tokens(18, 64.0, PruneOptions(more_corruptions=3))
+    assert more == replace(PROMPTS, versions=4)
 
 
 def test_the_published_transcoder_of_llama_is_18_gb():
