@@ -83,9 +83,7 @@ class PruneOptions:
     metric: str = "logit-diff"  # or logit-above-mean, logsumexp
     corruption: str = "corrupted-prompt"  # or zero-features
     judge_corruptions: str = "same"  # or unseen: half are kept aside for judging
-    more_corruptions: int = (
-        0  # of words that the pairs exchange, to find circuits on; never judged on
-    )
+    more_corruptions: int = 0  # of words that the pairs exchange; found on, never judged on
     judge_zero_features: bool = False  # also with what is not kept at zero: `kl_zero`
     gradient: str = "frozen"  # or full
     scope_layers: str = "global"  # or per-layer
