@@ -13,23 +13,24 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pie_jax.prune.engine.selection import PADDING
-from pie_jax.prune.search.space import Space, kl_and_gain
+from pie_jax.prune.search.space import Space, loss_and_gain
 
 
 class Circuits(NamedTuple):
-    """Circuits: `members` candidates, -1 up to K; exact `kl`, nats; `gain` of each member, by how
-    much KL would rise without it to first order, 0 for none."""
+    """Circuits: `members` candidates, -1 up to K; exact `kl` and `loss`, nats; `gain` of each
+    member, by how much the loss would rise without it to first order, 0 for none."""
 
     members: Int[Array, "*B S K"]
     kl: Float[Array, "*B S"]
+    loss: Float[Array, "*B S"]
     gain: Float[Array, "*B S K"]
 
 
 def measure(space: Space, members: Int[Array, "S K"]) -> tuple[Circuits, Float[Array, "S P"]]:
     """Return a prompt's circuits measured, and the gain of every candidate at each."""
-    kl, gain = kl_and_gain(space, members)
+    loss, kl, gain = loss_and_gain(space, members)
     own = jnp.take_along_axis(gain, jnp.maximum(members, 0), axis=1)
-    return Circuits(members, kl, jnp.where(members >= 0, own, 0.0)), gain
+    return Circuits(members, kl, loss, jnp.where(members >= 0, own, 0.0)), gain
 
 
 def largest_members(score: Float[Array, " P"], size: Int[Array, ""], most: int) -> Int[Array, " K"]:

@@ -49,7 +49,7 @@ def climb(search: Search) -> Circuits:
     """Return the best circuits found for every budget; of a member, its gain where the circuit was
     grown or learned, else its mean gain along the growing path."""
     order, rules = np.argsort(search.budgets, kind="stable"), _rules(search)
-    null, grown = _grown(search)
+    null, grown = fetch(search.null), _choice(search.grown)
     completing = [rules[RULES.index("relp")], np.abs(fetch(search.worth))]
     learning = _Learning(search)
     found: dict[int, Choice] = {}
@@ -69,22 +69,12 @@ def climb(search: Search) -> Circuits:
         ahead = best.kl < _AHEAD * grown.kl[:, s]
     put = search.inputs.put
     parts = zip(*(found[s] for s in range(len(order))), strict=True)
-    return Circuits(*(put(np.stack(part, axis=1)) for part in parts))
+    members, kl, gain = (put(np.stack(part, axis=1)) for part in parts)
+    return Circuits(members, kl, kl, gain)
 
 
-def _grown(search: Search) -> tuple[np.ndarray, Choice]:
-    """Return the KL of nothing kept, [B], and the grown circuits [B, S, K] with their own KL: while
-    they grew, the complement's counted too."""
-    null, grown = fetch(search.null), Choice(*map(fetch, search.grown))
-    if search.options.complement == 0:
-        return null, grown
-    count = grown.members.shape[1]
-    # In twos, as all circuits that are tried, so that one program measures them; nothing last.
-    fill = ((0, 0), (0, 2 - count % 2), (0, 0))
-    members = np.pad(grown.members, fill, constant_values=PADDING)
-    kl = [_exact(search, members[:, s : s + 2]) for s in range(0, members.shape[1], 2)]
-    every = np.concatenate(kl, axis=1)
-    return every[:, -1], grown._replace(kl=every[:, :count])
+def _choice(circuits: Circuits) -> Choice:
+    return Choice(*map(fetch, (circuits.members, circuits.kl, circuits.gain)))
 
 
 def _exact(search: Search, members: np.ndarray) -> np.ndarray:
@@ -143,7 +133,7 @@ class _Learning:
     def __init__(self, search: Search):
         self._search = search
         most = search.most_learned()
-        self._narrow = narrowed(search.inputs, search.space, search.worth, most)
+        self._narrow = narrowed(search.inputs, search.weighed, search.worth, most)
         score = fetch(self._narrow.score)
         self._start = self._last = warm_logits(np.zeros_like(score)[:, None], score)
 
@@ -161,7 +151,7 @@ class _Learning:
         found, after = learn(self._narrow.space, put(logits), *settings)
         # What a prompt gets does not depend on the others of its batch.
         self._last = np.where(use[:, None, None], fetch(after) - bonus, self._last)
-        return Choice(*(fetch(part)[:, 0] for part in self._narrow.widened(found)))
+        return Choice(*(part[:, 0] for part in _choice(self._narrow.widened(found))))
 
 
 @program("chunk")

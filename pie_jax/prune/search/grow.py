@@ -1,4 +1,4 @@
-"""Grow a circuit from nothing in stages, each by the gradient of KL at the circuit so far.
+"""Grow a circuit from nothing in stages, each by the gradient of its loss at the circuit so far.
 
 A gain is of first order: many additions that each lower KL overshoot together. So a stage adds the
 largest gains only as far as they are to lower KL to nothing, and fills up with what pulls either
@@ -66,7 +66,7 @@ def grow(space: Space, ends: Int[Array, " E"], most: int, chunk: int) -> Path:
             circuit, gain = jax.tree.map(lambda each: each[0], measure(space, members[None]))
             held = is_member(members, gain.shape[0])
             free = jnp.where(held, -jnp.inf, gain)
-            chosen = held | additions(free, end - held.sum(), ENOUGH * circuit.kl, most)
+            chosen = held | additions(free, end - held.sum(), ENOUGH * circuit.loss, most)
             return largest_members(jnp.where(chosen, gain, -jnp.inf), end, most), (circuit, gain)
 
         nothing = jnp.full(most, PADDING, jnp.int32)

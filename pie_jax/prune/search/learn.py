@@ -83,7 +83,7 @@ def learn(
             usable = jnp.where(space.real, state.logits, -jnp.inf)
             members = jax.vmap(partial(largest_members, most=most))(usable, sizes)
             now, gain = measure(space, members)
-            better = now.kl < state.best.kl
+            better = now.loss < state.best.loss
 
             def pick(new: Array, old: Array) -> Array:
                 return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -95,9 +95,8 @@ def learn(
             return _State(state.step + 1, stale, state.logits + rate * update, moved, best)
 
         shape = (len(sizes), most)
-        none = Circuits(
-            jnp.zeros(shape, jnp.int32), jnp.full(sizes.shape, jnp.inf), jnp.zeros(shape)
-        )
+        never = jnp.full(sizes.shape, jnp.inf)
+        none = Circuits(jnp.zeros(shape, jnp.int32), never, never, jnp.zeros(shape))
         start = _State(jnp.int32(0), jnp.int32(0), logits, moves.init(logits), none)
         going = lambda state: (state.step < steps) & (state.stale < PATIENCE)  # noqa: E731
         end = jax.lax.while_loop(going, advance, start)

@@ -39,12 +39,12 @@ class Search:
         self.inputs, self.budgets = inputs, budgets
         self.options = inputs.options.search
         self.space = search_space(inputs, self.options.candidates)
+        # Where circuits grow and are learned; what is chosen of them is compared by KL alone.
+        self.weighed = with_complement(inputs, self.space)
         if from_gains:
             self._compile_learning()
         ends = stage_ends(budgets, self.options.stages, least)
-        growing = with_complement(inputs, self.space)
-        runs = 1 if growing.complement is None else 2
-        path = grow(growing, jnp.asarray(ends), max(budgets), side_by_side(inputs, runs))
+        path = grow(self.weighed, jnp.asarray(ends), max(budgets), self._chunk(1))
         at = np.array([ends.index(budget) for budget in budgets])
         self.grown: Circuits = _at_stages(path.circuits, at)
         # What a candidate is worth on the whole way.
@@ -57,7 +57,7 @@ class Search:
         if real > self.most_learned() or mesh_of(self.space.delta) is not None:
             return
         logits = jax.ShapeDtypeStruct((batch, 1, count), np.float32)
-        learn.ahead(self.space, logits, *self.settings(self.budgets[:1]))
+        learn.ahead(self.weighed, logits, *self.settings(self.budgets[:1]))
 
     def most_learned(self) -> int:
         """Return how many candidates are learned among: more where rows are short."""
@@ -70,15 +70,20 @@ class Search:
         if rate is None:
             usual = np.full(len(self.inputs.rows), self.options.rate, np.float32)
             rate = self.inputs.put(usual)
-        chunk = side_by_side(self.inputs, len(budgets))
+        chunk = self._chunk(len(budgets))
         return jnp.asarray(budgets), rate, max(self.budgets), self.options.steps, chunk
+
+    def _chunk(self, circuits: int) -> int:
+        """Return how many prompts with so many circuits run side by side, each one's complement
+        counted."""
+        return side_by_side(self.inputs, circuits * (1 if self.weighed.complement is None else 2))
 
     def learned_from_grown(self) -> Circuits:
         """Return circuits learned from the grown ones."""
         count = self.space.occurrence.shape[1]
         start = np.stack([member_mask(one, count) for one in fetch(self.grown.members)])
         logits = self.inputs.put(warm_logits(start.astype(np.float32), fetch(self.worth)))
-        return learn(self.space, logits, *self.settings(self.budgets))[0]
+        return learn(self.weighed, logits, *self.settings(self.budgets))[0]
 
     def of_candidates(self, score: Float[np.ndarray, "B N"]) -> Float[np.ndarray, "B P"]:
         """Return the scores of candidates, from those of all occurrences; 0 for padding."""

@@ -105,16 +105,25 @@ def change_of(
 
 
 def kl_at(space: Space, change: Float[Array, "M L W D"]) -> Float[Array, ""]:
-    """Return KL(clean || changed) at the last position, nats, the mean over corruptions; with that
-    of the complement to nothing kept, times its weight."""
+    """Return KL(clean || changed) at the last position, nats, the mean over corruptions."""
+    return jax.vmap(lambda delta: window_kl(space.model, space.window, delta))(change).mean()
+
+
+def loss_at(
+    space: Space, change: Float[Array, "M L W D"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return what a circuit should have least of, and its KL alone, nats: the loss is KL, and that
+    of the complement to nothing kept times its weight."""
     if space.complement is None:
-        return jax.vmap(lambda delta: window_kl(space.model, space.window, delta))(change).mean()
+        kl = kl_at(space, change)
+        return kl, kl
     # What a circuit keeps is what its complement lacks. Both in one run: half as much to compile.
     runs = jnp.concatenate([change, -(change + space.total)])
     found = jax.vmap(lambda delta: window_predicted(space.model, space.window, delta))(runs)
     kept, left = jnp.split(found, 2)
     kl = jax.vmap(kl_of, (None, 0))(space.window.clean, kept).mean()
-    return kl + space.complement.weight * jax.vmap(kl_of)(space.complement.null, left).mean()
+    away = jax.vmap(kl_of)(space.complement.null, left).mean()
+    return kl + space.complement.weight * away, kl
 
 
 def circuit_kl(space: Space, members: Int[Array, " K"]) -> Float[Array, ""]:
@@ -122,15 +131,17 @@ def circuit_kl(space: Space, members: Int[Array, " K"]) -> Float[Array, ""]:
     return kl_at(space, change_of(space, members))
 
 
-def kl_and_gain(
+def loss_and_gain(
     space: Space, members: Int[Array, "S K"]
-) -> tuple[Float[Array, " S"], Float[Array, "S P"]]:
-    """Return the KL of circuits, and by how much each candidate's write lowers it to first order.
+) -> tuple[Float[Array, " S"], Float[Array, " S"], Float[Array, "S P"]]:
+    """Return the loss of circuits, their KL, and by how much each candidate's write lowers the loss
+    to first order.
 
-    Of a member it is by how much KL would rise if it were dropped. Padding is -inf.
+    Of a member it is by how much the loss would rise if it were dropped. Padding is -inf.
     """
     change = jax.vmap(partial(change_of, space))(members)
-    value, gradient = jax.vmap(jax.value_and_grad(partial(kl_at, space)))(change)
+    both = jax.value_and_grad(partial(loss_at, space), has_aux=True)
+    (loss, kl), gradient = jax.vmap(both)(change)
     here = _at_places(gradient, space)
 
     # One after another: a product with one vector is several times faster than a narrow matrix's.
@@ -139,7 +150,7 @@ def kl_and_gain(
 
     each = jax.lax.map(product, here.reshape(-1, *here.shape[2:]))
     gain = -(space.delta * each.reshape(len(members), *space.delta.shape)).sum(axis=1)
-    return value, jnp.where(space.real, gain, -jnp.inf)
+    return loss, kl, jnp.where(space.real, gain, -jnp.inf)
 
 
 def _at_places(gradient: Float[Array, "S M L W D"], space: Space) -> Float[Array, "S M I OD"]:
