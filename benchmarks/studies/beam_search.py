@@ -101,7 +101,8 @@ def _longer(
     """Return circuits of one member more, the `tried` of the largest gains for each, and their KL."""
     _, _, gain = loss_and_gain(space, members)
     held = jax.vmap(partial(is_member, count=gain.shape[1]))(members)
-    _, added = jax.lax.top_k(jnp.where(held, -jnp.inf, gain), tried)
+    lowers, added = jax.lax.top_k(jnp.where(held, -jnp.inf, gain), tried)
+    added = jnp.where(lowers > -jnp.inf, added, PADDING)
     longer = jax.vmap(lambda one, new: jax.vmap(lambda n: one.at[size].set(n))(new))(members, added)
     longer = longer.reshape(-1, members.shape[1])
     return longer, jax.lax.map(partial(circuit_kl, space), longer, batch_size=_AT_ONCE)

@@ -18,8 +18,8 @@ from pie_jax.prune.search.space import (
     Space,
     change_of,
     circuit_kl,
-    kl_and_gain,
-    kl_at,
+    loss_and_gain,
+    loss_at,
     search_space,
 )
 from pie_jax.transcoders.store import Transcoder
@@ -34,11 +34,11 @@ def _kls(space: Space, members: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _kl_of_shares(space: Space, members: jax.Array, share: jax.Array) -> jax.Array:
-    return kl_at(space, change_of(space, members, share))
+def _loss_of_shares(space: Space, members: jax.Array, share: jax.Array) -> jax.Array:
+    return loss_at(space, change_of(space, members, share))[0]
 
 
-_kl_and_gain = jax.jit(kl_and_gain)
+_loss_and_gain = jax.jit(loss_and_gain)
 
 
 @dataclass(eq=False)
@@ -66,16 +66,20 @@ class Case:
     def kls(self, prompt: int, circuits: Sequence[Sequence[int]]) -> np.ndarray:
         return np.asarray(_kls(self.of(prompt), jnp.asarray(padded(circuits))))
 
-    def kl_with_share(self, prompt: int, members: Sequence[int], index: int, share: float) -> float:
-        """Return the KL where one more candidate is kept to a share of its change, or a member to
+    def loss_with_share(self, prompt: int, members: Sequence[int], index: int, share: float) -> float:
+        """Return the loss where one more candidate is kept to a share of its change, or a member to
         that much more."""
         wide = padded([[*members, index]])[0]
         shares = np.where(np.arange(MOST) == len(members), share, 1.0)
-        return float(_kl_of_shares(self.of(prompt), jnp.asarray(wide), jnp.asarray(shares)))
+        return float(_loss_of_shares(self.of(prompt), jnp.asarray(wide), jnp.asarray(shares)))
 
-    def kl_and_gain(self, prompt: int, members: Sequence[int]) -> tuple[float, np.ndarray]:
-        kl, gain = _kl_and_gain(self.of(prompt), jnp.asarray(padded([members])))
-        return float(kl[0]), np.asarray(gain[0])
+    def loss_and_gain(self, prompt: int, members: Sequence[int]) -> tuple[float, np.ndarray]:
+        """Return the loss, which is KL where the complement has no weight, and all gains."""
+        loss, _, gain = _loss_and_gain(self.of(prompt), jnp.asarray(padded([members])))
+        return float(loss[0]), np.asarray(gain[0])
+
+    def kl_beside_loss(self, prompt: int, members: Sequence[int]) -> float:
+        return float(_loss_and_gain(self.of(prompt), jnp.asarray(padded([members])))[1][0])
 
     def slow_kl(self, prompt: int, members: Sequence[int]) -> float:
         """Return the KL with only these candidates, one slow pass of the whole prompt."""

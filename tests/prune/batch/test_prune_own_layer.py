@@ -185,7 +185,7 @@ def test_rows_of_the_search_hold_their_own_layer(case: Case):
         assert search.kl(prompt, members) == pytest.approx(
             search.slow_kl(prompt, members), abs=TOLERANCE
         )
-        _, gain = search.kl_and_gain(prompt, members)
+        _, gain = search.loss_and_gain(prompt, members)
         step, index = 1e-2, members[0]
-        up, down = (search.kl_with_share(prompt, members, index, x) for x in (step, -step))
+        up, down = (search.loss_with_share(prompt, members, index, x) for x in (step, -step))
         assert gain[index] == pytest.approx((down - up) / (2 * step), rel=0.02, abs=2e-3)

@@ -84,7 +84,7 @@ def test_scores_of_a_stage_are_slopes_of_kl_at_the_circuit_before(case: Case):
         places = np.asarray(case.space.occurrence[prompt])
         before = np.asarray(path.mask[prompt, 1])
         members = np.flatnonzero((places >= 0) & (before[places] > 0))
-        _, gain = case.kl_and_gain(prompt, members)
+        _, gain = case.loss_and_gain(prompt, members)
         real = places >= 0
         slope = np.asarray(path.score[prompt, 0])[places[real]]
         np.testing.assert_allclose(slope, gain[real], rtol=1e-3, atol=1e-4)

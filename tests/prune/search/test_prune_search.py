@@ -91,9 +91,9 @@ def test_gain_is_the_slope_of_minus_kl_at_the_circuit(case: Case):
     step = 1e-2
     for prompt in range(case.prompts):
         members = draw(case, prompt, 3)
-        _, gain = case.kl_and_gain(prompt, members)
+        _, gain = case.loss_and_gain(prompt, members)
         for index in draw(case, prompt, 10, seed=1):
-            up, down = (case.kl_with_share(prompt, members, index, x) for x in (step, -step))
+            up, down = (case.loss_with_share(prompt, members, index, x) for x in (step, -step))
             assert gain[index] == pytest.approx((down - up) / (2 * step), rel=0.02, abs=2e-3)
         assert np.flatnonzero(np.isfinite(gain)).tolist() == case.real(prompt).tolist()
 
@@ -111,12 +111,13 @@ def test_a_complement_counts_by_its_kl_to_nothing_kept(case: Case):
         slow = SlowPrompt(case.inputs, case.transcoder, prompt)
         kept = np.asarray(case.space.occurrence[prompt])[members].tolist()
         null, left = (softmax(slow.logits(removed)) for removed in (range(slow.count), kept))
-        expected = slow.kl([n for n in range(slow.count) if n not in kept])
-        expected += weight * np.sum(null * (np.log(null) - np.log(left)))
-        value, gain = both.kl_and_gain(prompt, members)
+        own = slow.kl([n for n in range(slow.count) if n not in kept])
+        assert both.kl_beside_loss(prompt, members) == pytest.approx(own, abs=TOLERANCE)
+        expected = own + weight * np.sum(null * (np.log(null) - np.log(left)))
+        value, gain = both.loss_and_gain(prompt, members)
         assert value == pytest.approx(expected, abs=TOLERANCE)
         for index in draw(case, prompt, 5, seed=1):
-            up, down = (both.kl_with_share(prompt, members, index, x) for x in (step, -step))
+            up, down = (both.loss_with_share(prompt, members, index, x) for x in (step, -step))
             assert gain[index] == pytest.approx((down - up) / (2 * step), rel=0.02, abs=2e-3)
 
 
@@ -124,7 +125,7 @@ def test_fewer_candidates_are_the_best_on_the_path_from_nothing(case: Case):
     few = search_space(case.inputs, 16)
     assert np.asarray(few.real).sum(axis=1).tolist() == [16] * case.prompts
     for prompt in range(case.prompts):
-        _, gain = case.kl_and_gain(prompt, [])
+        _, gain = case.loss_and_gain(prompt, [])
         best = np.asarray(case.space.occurrence[prompt])[np.argsort(-gain)[:3]]
         assert set(best.tolist()) <= set(np.asarray(few.occurrence[prompt]).tolist())
 
@@ -149,7 +150,7 @@ def check_measured(case: Case, prompt: int, found: Circuits) -> None:
     assert all(set(circuit) <= set(case.real(prompt).tolist()) for circuit in circuits)
     np.testing.assert_allclose(found.kl[prompt], case.kls(prompt, circuits), atol=TOLERANCE)
     for s, circuit in enumerate(circuits):
-        _, gain = case.kl_and_gain(prompt, circuit)
+        _, gain = case.loss_and_gain(prompt, circuit)
         members = np.asarray(found.members[prompt, s])
         expected = np.where(members >= 0, gain[members], 0.0)
         np.testing.assert_allclose(found.gain[prompt, s], expected, rtol=1e-3, atol=TOLERANCE)
@@ -191,7 +192,7 @@ def test_exchange_never_raises_kl_and_keeps_the_size(case: Case):
 def test_an_exchange_is_the_best_of_those_tried(case: Case):
     """One round equals all 4 x 8 swaps measured by hand."""
     prompt, members = 0, draw(case, 0, 6)
-    kl, gain = case.kl_and_gain(prompt, members)
+    kl, gain = case.loss_and_gain(prompt, members)
     weakest = sorted(members, key=lambda n: gain[n])[:4]
     free = np.where(np.isin(np.arange(len(gain)), members), -np.inf, gain)
     swaps = [
@@ -317,15 +318,15 @@ def test_a_narrower_space_holds_the_highest_scores_and_measures_the_same(case: C
         places = [small.real(prompt).tolist()[i] for i in (0, 3, 7)]
         members = index[prompt][places].tolist()
         assert small.kl(prompt, places) == pytest.approx(case.kl(prompt, members), abs=1e-6)
-        _, gain = small.kl_and_gain(prompt, places)
-        _, expected = case.kl_and_gain(prompt, members)
+        _, gain = small.loss_and_gain(prompt, places)
+        _, expected = case.loss_and_gain(prompt, members)
         here = small.real(prompt)
         np.testing.assert_allclose(gain[here], expected[index[prompt][here]], atol=1e-5)
         np.testing.assert_array_equal(
             np.asarray(narrow.score)[prompt],
             np.where(index[prompt] >= 0, score[prompt][index[prompt]], 0),
         )
-        found = Circuits(jnp.tile(jnp.array([[*places, -1]]), (case.prompts, 1, 1)), ONES, ONES)
+        found = Circuits(jnp.tile(jnp.array([[*places, -1]]), (case.prompts, 1, 1)), ONES, ONES, ONES)
         assert narrow.widened(found).members[prompt, 0].tolist() == [*members, -1]
 
 
@@ -336,7 +337,7 @@ def test_a_space_that_is_small_enough_stays_as_it_is(case: Case):
     )
     assert narrow.space is case.space
     members = jnp.tile(jnp.array([[5, 0, -1]]), (case.prompts, 1, 1))
-    assert (narrow.widened(Circuits(members, ONES, ONES)).members == members).all()
+    assert (narrow.widened(Circuits(members, ONES, ONES, ONES)).members == members).all()
 
 
 @pytest.mark.parametrize("name", ["staged", "learned", "auto"])

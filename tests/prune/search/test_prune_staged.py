@@ -91,14 +91,14 @@ def test_each_stage_adds_gains_in_balance_at_the_circuit_so_far(case: Case):
     for b in range(case.prompts):
         kept: list[int] = []
         for stage, end in enumerate(ends):
-            kl, gain = case.kl_and_gain(b, kept)
+            kl, gain = case.loss_and_gain(b, kept)
             if not kept:
                 assert float(path.null[b]) == pytest.approx(kl, abs=1e-4)
             free = np.array([-np.inf if n in kept else g for n, g in enumerate(gain)])
             values = added(free, end - len(kept), ENOUGH * kl)
             kept += [int(np.flatnonzero(free == value)[0]) for value in values]
             assert listed(path.circuits.members[b])[stage] == sorted(kept)
-            kl, _ = case.kl_and_gain(b, kept)
+            kl, _ = case.loss_and_gain(b, kept)
             assert float(path.circuits.kl[b, stage]) == pytest.approx(kl, abs=1e-4)
 
 
