@@ -69,7 +69,7 @@ WEIGHTS = tuple(
 )
 ALL_UNSEEN = (UNSEEN, UNSEEN_AUTO, UNSEEN_MORE)
 # What takes minutes a prompt, or several runs of it, on IOI alone.
-IOI_ALONE = (*ALL_UNSEEN, *WEIGHTS, OTHERS)
+IOI_ALONE = (*ALL_UNSEEN, OTHERS)
 MEASURES = {"completeness": "completeness", "faithfulness": "faithfulness", "kl": "kl_last"}
 
 

@@ -55,7 +55,7 @@ class SearchOptions:
 
     candidates: int = 4096
     stages: int | None = None  # 20, and more where a circuit would grow by over a third
-    steps: int = 4
+    steps: int = 8
     rate: float = 0.2
     exchanges: int = 0
     complement: float = 0.1
