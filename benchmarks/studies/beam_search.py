@@ -1,4 +1,4 @@
-"""Small circuits of `auto` against a beam search by exact KL, on a model and transcoders of one's own.
+"""Small circuits of `auto` against a beam search by exact KL, on a model of one's own.
 
 python -m benchmarks.studies.beam_search --model MODEL --transcoder DIR --pairs FILE --json OUT
 
@@ -98,7 +98,7 @@ def beam(space: Space, most: int, width: int, tried: int) -> Iterator[float]:
 def _longer(
     space: Space, members: Int[Array, "W K"], size: Int[Array, ""], tried: int
 ) -> tuple[Int[Array, "WC K"], Float[Array, " WC"]]:
-    """Return circuits of one member more, the `tried` of the largest gains for each, and their KL."""
+    """Return circuits of one member more, the `tried` of the largest gains for each, with their KL."""
     _, _, gain = loss_and_gain(space, members)
     held = jax.vmap(partial(is_member, count=gain.shape[1]))(members)
     lowers, added = jax.lax.top_k(jnp.where(held, -jnp.inf, gain), tried)

@@ -66,7 +66,9 @@ class Case:
     def kls(self, prompt: int, circuits: Sequence[Sequence[int]]) -> np.ndarray:
         return np.asarray(_kls(self.of(prompt), jnp.asarray(padded(circuits))))
 
-    def loss_with_share(self, prompt: int, members: Sequence[int], index: int, share: float) -> float:
+    def loss_with_share(
+        self, prompt: int, members: Sequence[int], index: int, share: float
+    ) -> float:
         """Return the loss where one more candidate is kept to a share of its change, or a member to
         that much more."""
         wide = padded([[*members, index]])[0]

@@ -326,7 +326,9 @@ def test_a_narrower_space_holds_the_highest_scores_and_measures_the_same(case: C
             np.asarray(narrow.score)[prompt],
             np.where(index[prompt] >= 0, score[prompt][index[prompt]], 0),
         )
-        found = Circuits(jnp.tile(jnp.array([[*places, -1]]), (case.prompts, 1, 1)), ONES, ONES, ONES)
+        found = Circuits(
+            jnp.tile(jnp.array([[*places, -1]]), (case.prompts, 1, 1)), ONES, ONES, ONES
+        )
         assert narrow.widened(found).members[prompt, 0].tolist() == [*members, -1]
 
 
