@@ -98,7 +98,7 @@ def beam(space: Space, most: int, width: int, tried: int) -> Iterator[float]:
 def _longer(
     space: Space, members: Int[Array, "W K"], size: Int[Array, ""], tried: int
 ) -> tuple[Int[Array, "WC K"], Float[Array, " WC"]]:
-    """Return circuits of one member more, the `tried` of the largest gains for each, with their KL."""
+    """Return circuits of one member more, those of the `tried` largest gains, and their KL."""
     _, _, gain = loss_and_gain(space, members)
     held = jax.vmap(partial(is_member, count=gain.shape[1]))(members)
     lowers, added = jax.lax.top_k(jnp.where(held, -jnp.inf, gain), tried)
