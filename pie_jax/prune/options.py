@@ -48,7 +48,7 @@ class SearchOptions:
     `candidates`: occurrences considered in each prompt; `stages`: steps in which a circuit grows;
     `steps` and `rate` of learning; `exchanges`: at most so many final exchanges of one member;
     `complement`: weight of KL(nothing kept || everything but the circuit) beside the circuit's own
-    while it grows in a single prompt.
+    while circuits of single prompts grow and are learned.
     For `staged` only: `start` of its path, `objective` of its gradients and their `rule`; other
     values than the defaults consider every occurrence and exchange nothing.
     """
