@@ -151,6 +151,7 @@ def weights(
     out: Folder = _OUT,
     minutes: Annotated[float, typer.Option(help="After which no chunk is begun.")] = 600,
     picture: Annotated[Path | None, typer.Option(help="SVG of the trade-off.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
     seed: int = 1,
 ) -> None:
     """Find circuits of pairs kept aside under several weights of the complement."""
@@ -166,6 +167,8 @@ def weights(
     print("\n".join(tradeoff.rows(found)))
     if picture is not None:
         tradeoff.draw(found, picture)
+    if json_file is not None:
+        write_json(json_file, {"machine": describe(), **found})
 
 
 @app.command(name="explain")

@@ -49,7 +49,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     """Draw KL against what is left, a line for each size along the weights."""
     from matplotlib import pyplot
 
-    pyplot.rcParams["svg.hashsalt"] = "pie-jax"
+    pyplot.rcParams.update({"svg.hashsalt": "pie-jax", "svg.fonttype": "none"})
     figure, axes = pyplot.subplots(1, len(found), figsize=(4.4 * len(found), 3.4), squeeze=False)
     for axis, (task, by_weight) in zip(axes[0], found.items(), strict=True):
         for size in DRAWN:
