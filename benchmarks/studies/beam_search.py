@@ -3,8 +3,8 @@
 python -m benchmarks.studies.beam_search --model MODEL --transcoder DIR --pairs FILE --json OUT
 
 The beam adds one occurrence at a time: the gradient at every circuit kept names the next
-candidates, each is tried, and the best circuits of all are kept. A thousand passes a prompt and
-hundreds of gradients tell how much a search for circuits of K could still gain at all.
+candidates, each is tried, and the best circuits of all are kept. With 2 circuits and 48 candidates
+that is 2 gradients and 96 runs a prompt for every K, to tell what a better search could gain.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rich.table import Table
 
 import pie_jax
 from benchmarks.parts.machine import describe, write_json
+from benchmarks.studies.circuit_limits import of_prompt
 from pie_jax.devices.programs import program
 from pie_jax.prune.batch.pairs import batches
 from pie_jax.prune.engine.selection import PADDING
@@ -63,8 +64,7 @@ def main(
     for number, batch in enumerate(batches(encoded, 1)):
         search = Search(pruner.prepare(batch), sizes)
         auto = np.asarray(climb(search).kl)[0]
-        space = Space(search.space.model, *jax.tree.map(lambda of: of[0], tuple(search.space[1:])))
-        found = list(beam(space, max(sizes), width, tried))
+        found = list(beam(of_prompt(search.space, 0), max(sizes), width, tried))
         row = {
             "prompt": number,
             "null": float(search.null[0]),

@@ -78,7 +78,7 @@ def enumerated(inputs: BatchEvaluator) -> list[dict[str, Any]]:
     kl = np.asarray(climb(search).kl)
     rows = []
     for prompt in range(len(inputs.rows)):
-        space = _of_prompt(search.space, prompt)
+        space = of_prompt(search.space, prompt)
         measured = jax.jit(jax.vmap(partial(circuit_kl, space)))
         order = np.argsort(-np.asarray(search.worth[prompt]), kind="stable").tolist()
         for s, (size, among) in enumerate(_ENUMERATED):
@@ -147,7 +147,8 @@ def _inputs(
         yield pruner.prepare(batch)
 
 
-def _of_prompt(space: Space, prompt: int) -> Space:
+def of_prompt(space: Space, prompt: int) -> Space:
+    """Return one prompt's space, of a batch's."""
     rest = jax.tree.map(lambda each: each[prompt], tuple(space[1:]))
     return Space(space.model, *rest)
 

@@ -81,6 +81,7 @@ class Case:
         return float(loss[0]), np.asarray(gain[0])
 
     def kl_beside_loss(self, prompt: int, members: Sequence[int]) -> float:
+        """Return the KL that is measured together with the loss."""
         return float(_loss_and_gain(self.of(prompt), jnp.asarray(padded([members])))[1][0])
 
     def slow_kl(self, prompt: int, members: Sequence[int]) -> float:

@@ -64,10 +64,11 @@ def gradient_passes(options: PruneOptions) -> int:
     search, methods = options.search, set(options.methods)
     grown = {"staged", "learned", "auto"} & methods
     stages = len(grown) * len(stage_ends(options.budgets, search.stages))
-    # Of the circuit and of its complement.
-    stages *= 2 if search.complement and search.grows else 1
     # At most: a search stops where nothing gets better.
     steps = len({"learned", "auto"} & methods) * search.steps * len(options.budgets)
+    if search.complement:
+        # Of the circuit and of its complement.
+        stages, steps = stages * (2 if search.grows else 1), 2 * steps
     points = options.integrated.points if "integrated-gradients" in methods else 0
     single = ("relp" in methods) + ("fap-full" in methods)
     products = 2 * options.synergy.partners * ("fap-hvp" in methods)

@@ -24,12 +24,12 @@ from pie_jax.prune.engine.corruptions import rest_at_zero
 from pie_jax.prune.engine.evaluator import BatchEvaluator
 from pie_jax.prune.engine.removals import sharded as shard_cones
 from pie_jax.prune.methods import METHODS, run_method
-from pie_jax.prune.options import PruneOptions
+from pie_jax.prune.options import PruneOptions, SearchOptions
 from pie_jax.prune.plan import memory
 from pie_jax.prune.plan.estimate import load_of_tokens, make_plan, open_names
 from pie_jax.prune.plan.memory import Load, Shapes
 from pie_jax.prune.plan.sizes import parse_size, show_size
-from pie_jax.prune.plan.speed import Rates, seconds, work
+from pie_jax.prune.plan.speed import Rates, gradient_passes, seconds, work
 from pie_jax.prune.step import Pruner
 from pie_jax.tasks import Pair, encode_pairs, get_task
 from pie_jax.transcoders.config import TranscoderConfig
@@ -176,6 +176,16 @@ PROMPTS = load_of_tokens(18, 64.0, PruneOptions())
 def test_corruptions_that_are_made_count_beside_the_one_of_a_prompt():
     more = load_of_tokens(18, 64.0, PruneOptions(more_corruptions=3))
     assert more == replace(PROMPTS, versions=4)
+
+
+def test_a_search_with_a_complement_runs_everything_twice():
+    """Growing and learning; a path of the other kinds has no complement."""
+    both, alone = (SearchOptions(complement=weight) for weight in (0.1, 0.0))
+    auto = PruneOptions(methods=("auto",), budgets=(10, 20), search=both)
+    assert gradient_passes(auto) == 2 * gradient_passes(replace(auto, search=alone)) > 0
+    shrunk = replace(auto, methods=("staged",), search=replace(both, start="everything"))
+    without = replace(shrunk, search=replace(shrunk.search, complement=0.0))
+    assert gradient_passes(shrunk) == gradient_passes(without)
 
 
 def test_the_published_transcoder_of_llama_is_18_gb():
